@@ -1,0 +1,145 @@
+//! The change log: table `turso_cdc` in the main file, and the other tables that exist only locally.
+//!
+//! The columns are those of the official client's version v2, so that tools that read it keep working, plus
+//! `depth`. One row per captured row change or DDL statement; `change_txn_id` groups a local transaction.
+
+use rusqlite::Connection;
+
+use crate::error::{Error, Result};
+
+/// The change log.
+pub const LOG_TABLE: &str = "turso_cdc";
+/// Says which layout the change log has.
+pub const LOG_VERSION_TABLE: &str = "turso_cdc_version";
+/// What the replica knows about itself and its base: (name, value) pairs, see [`crate::engine`].
+pub const STATE_TABLE: &str = "turso_sync_local";
+/// Acknowledgements of all clients; lives on the remote and arrives through pages.
+pub const WATERMARK_TABLE: &str = "turso_sync_last_change_id";
+/// Name in [`STATE_TABLE`] below which change ids are used up, although their rows may be gone.
+pub const CHANGE_FLOOR: &str = "change_floor";
+
+/// Tables that exist only in the replica and never travel.
+pub const LOCAL_TABLES: [&str; 3] = [LOG_TABLE, LOG_VERSION_TABLE, STATE_TABLE];
+
+const CREATE: &str = "
+CREATE TABLE turso_cdc (change_id INTEGER PRIMARY KEY, change_time INTEGER, change_txn_id INTEGER,
+  change_type INTEGER, table_name TEXT, id, \"before\" BLOB, \"after\" BLOB, updates BLOB, depth INTEGER);
+CREATE TABLE turso_cdc_version (table_name TEXT PRIMARY KEY, version TEXT NOT NULL);
+INSERT INTO turso_cdc_version VALUES ('turso_cdc', 'v2');
+CREATE TABLE turso_sync_local (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+";
+
+/// Creates the local tables, replacing whatever a remote may have under their names.
+pub fn create_local_tables(conn: &Connection) -> Result<()> {
+    for table in LOCAL_TABLES {
+        conn.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
+    }
+    Ok(conn.execute_batch(CREATE)?)
+}
+
+/// True if the local tables exist, that is, if the file is a replica.
+pub fn has_local_tables(conn: &Connection) -> Result<bool> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN (?1, ?2)";
+    Ok(conn.query_row(sql, [LOG_TABLE, STATE_TABLE], |row| row.get::<_, i64>(0))? == 2)
+}
+
+/// What happened to a row or to the schema; the numbers are those of `change_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeType {
+    /// A row (or schema object) is new.
+    Insert = 1,
+    /// A row changed, or an `ALTER TABLE` ran.
+    Update = 0,
+    /// A row (or schema object) is gone.
+    Delete = -1,
+}
+
+/// One row of the change log.
+///
+/// | change | `before` | `after` | `updates` |
+/// |---|---|---|---|
+/// | insert | | new row | |
+/// | update | old row | new row | N flags (1 = the value changed), then N values (NULL where the flag is 0) |
+/// | delete | old row | | |
+/// | CREATE (table `sqlite_schema`) | | (type, name, tbl_name, rootpage, sql) | |
+/// | DROP (table `sqlite_schema`) | (type, name, tbl_name, rootpage, sql) | | |
+/// | ALTER (table `sqlite_schema`) | old schema row | new schema row | flags 0,0,0,0,1, then NULL x 4 and the text of the ALTER statement |
+///
+/// Records hold all columns of `SELECT *` order except generated ones (virtual *and* stored); an INTEGER PRIMARY
+/// KEY holds its value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEntry {
+    /// Strictly increasing, never reused once it has been committed, not dense.
+    pub change_id: i64,
+    /// Unix seconds.
+    pub change_time: i64,
+    /// Equal for all changes of one local transaction; the id of its first change.
+    pub txn_id: i64,
+    /// What happened.
+    pub change_type: ChangeType,
+    /// Table of the main schema as spelled in its CREATE statement, or `sqlite_schema` for DDL.
+    pub table: String,
+    /// Rowid before the change (after it, for an insert); 0 for tables WITHOUT ROWID and DDL.
+    pub rowid: i64,
+    /// Record of the old row.
+    pub before: Option<Vec<u8>>,
+    /// Record of the new row.
+    pub after: Option<Vec<u8>>,
+    /// Mask and values, see above.
+    pub updates: Option<Vec<u8>>,
+    /// 0 for what a statement did itself, more for what triggers and foreign-key actions did; those are redone
+    /// by whoever replays the change that caused them.
+    pub depth: i64,
+}
+
+/// Reads up to `limit` entries with `change_id > after`, in order.
+pub fn read_entries(conn: &Connection, after: i64, limit: usize) -> Result<Vec<LogEntry>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT change_id, change_time, change_txn_id, change_type, table_name, id, \"before\", \"after\", updates, depth
+         FROM turso_cdc WHERE change_id > ?1 ORDER BY change_id LIMIT ?2",
+    )?;
+    let mut rows = statement.query((after, limit as i64))?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(LogEntry {
+            change_id: row.get(0)?,
+            change_time: row.get(1)?,
+            txn_id: row.get(2)?,
+            change_type: match row.get::<_, i64>(3)? {
+                1 => ChangeType::Insert,
+                0 => ChangeType::Update,
+                -1 => ChangeType::Delete,
+                other => {
+                    return Err(Error::corrupt(format!(
+                        "unknown change type {other} in the change log"
+                    )));
+                }
+            },
+            table: row.get(4)?,
+            rowid: row.get::<_, Option<i64>>(5)?.unwrap_or(0),
+            before: row.get(6)?,
+            after: row.get(7)?,
+            updates: row.get(8)?,
+            depth: row.get::<_, Option<i64>>(9)?.unwrap_or(0),
+        });
+    }
+    Ok(entries)
+}
+
+/// Writes an entry as it is; used when a pull carries the pending changes over to the new base.
+pub fn write_entry(conn: &Connection, e: &LogEntry) -> Result<()> {
+    conn.prepare_cached("INSERT INTO turso_cdc VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+        .execute((
+            e.change_id,
+            e.change_time,
+            e.txn_id,
+            e.change_type as i64,
+            &e.table,
+            e.rowid,
+            &e.before,
+            &e.after,
+            &e.updates,
+            e.depth,
+        ))?;
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Local SQL on stock SQLite, with every change captured into the change log.
+
+mod connection;
+pub mod log;
+mod statement;
+
+pub use connection::{Connection, Observer, OpenOptions};
+pub use statement::{Statement, Step, ValueType};
