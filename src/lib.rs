@@ -4,4 +4,5 @@ pub mod capture;
 pub mod engine;
 pub mod error;
 pub mod io;
+pub mod protocol;
 pub mod record;
