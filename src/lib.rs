@@ -5,3 +5,4 @@ pub mod engine;
 pub mod error;
 pub mod io;
 pub mod record;
+pub mod replay;
