@@ -1,6 +1,9 @@
 //! Two-way sync between a stock SQLite file and Turso.
 
+pub mod capi;
 pub mod capture;
+#[cfg(feature = "driver")]
+pub mod driver;
 pub mod engine;
 pub mod error;
 pub mod io;
