@@ -5,6 +5,7 @@
 //! [`OperationStatus::Io`]. The host takes the item, performs it with whatever it likes, feeds the answer in, and
 //! resumes. There is no thread, no clock and no runtime in here.
 
+pub mod files;
 mod operation;
 mod queue;
 

@@ -1,0 +1,618 @@
+/*
+ * turso_sync.h - replicas: SQLite databases that sync with Turso. The conventions are those of turso.h.
+ *
+ * ---------------------------------------------------------------------------------------------------------------------
+ * Manual
+ * ---------------------------------------------------------------------------------------------------------------------
+ *
+ * A replica is a database file that is read and written locally at any time, also offline. Its changes are captured and
+ * pushed to the remote; changes of others are pulled and put beneath the local ones that are still pending.
+ *
+ * The library does no network IO. An operation asks for HTTP requests and for whole files to be read or replaced;
+ * the program performs them with whatever it likes. The calls:
+ *
+ *   turso_sync_database_new > turso_sync_database_create (an operation) > turso_sync_database_connect (an operation) >
+ *   SQL through the functions of turso.h, and at any time:
+ *     turso_sync_database_push_changes                                      sends local changes
+ *     turso_sync_database_wait_changes, then turso_sync_database_apply_changes     fetches remote ones (a pull)
+ *
+ * Operations: the short way
+ *   turso_sync_operation_run performs everything with a built-in HTTP client and blocks until the operation has ended.
+ *
+ * Operations: the loop for hosts with their own network
+ *
+ *     while ((status = turso_sync_operation_resume(operation, &error)) == TURSO_IO) {
+ *         while (turso_sync_database_io_take_item(database, &item, &error) == TURSO_OK && item != NULL) {
+ *             serve(item);           // status, push_buffer..., done - or poison
+ *             turso_sync_database_io_item_deinit(item);
+ *         }
+ *         turso_sync_database_io_step_callbacks(database, &error);
+ *     }
+ *     // DONE: extract the result. Anything else: an error.
+ *     turso_sync_operation_deinit(operation);
+ *
+ *   What each request demands is written at turso_sync_io_request_type_t. File requests can be left to
+ *   turso_sync_database_io_perform_file. The host adds the Authorization header.
+ *
+ * One at a time
+ *   One operation runs per replica: from its first resume to its end, or until it is released. Resuming a second one
+ *   meanwhile fails with BUSY at once; begin a new one later. Local SQL is never blocked by the network. While changes are
+ *   applied, local writes wait up to the busy timeout of their connection.
+ *
+ * After a failure
+ *   every operation can be begun again. Nothing is lost and nothing applied twice, whatever was cut short: the
+ *   network, the process, or the power.
+ *
+ * Threads
+ *   A replica, its queue and its items may be used by several threads at once; an operation by one at a time.
+ */
+
+#ifndef TURSO_SYNC_H
+#define TURSO_SYNC_H
+
+#include "turso.h"
+
+/**
+ * What an operation has produced.
+ */
+enum turso_sync_operation_result_type_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Nothing: the operation produces nothing, has not ended, has failed, or its result was taken already.
+     */
+    TURSO_ASYNC_RESULT_NONE = 0,
+    /**
+     * A connection.
+     */
+    TURSO_ASYNC_RESULT_CONNECTION = 1,
+    /**
+     * Downloaded changes, possibly none.
+     */
+    TURSO_ASYNC_RESULT_CHANGES = 2,
+    /**
+     * Figures about the replica.
+     */
+    TURSO_ASYNC_RESULT_STATS = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_operation_result_type_t turso_sync_operation_result_type_t;
+#else
+typedef uint32_t turso_sync_operation_result_type_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What the host is asked to do.
+ */
+enum turso_sync_io_request_type_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Nothing (the item is NULL).
+     */
+    TURSO_SYNC_IO_NONE = 0,
+    /**
+     * Send an HTTP request: report the status, then the body in any number of pieces, then done. If the connection
+     * breaks before the whole body has arrived (fewer bytes than Content-Length, no final chunk), poison the item:
+     * the library cannot see that a body was cut short.
+     */
+    TURSO_SYNC_IO_HTTP = 1,
+    /**
+     * Read a whole file. A missing file is an empty one: push nothing, then done.
+     */
+    TURSO_SYNC_IO_FULL_READ = 2,
+    /**
+     * Replace a whole file so that a crash or power loss at any moment leaves the old or the new content: create the
+     * parent directory if needed; write a new file under a unique name in the same directory; fsync it; rename it over
+     * the path; fsync the directory; then done. If any step fails, remove the new file and poison the item.
+     * turso_sync_database_io_perform_file does all of this.
+     */
+    TURSO_SYNC_IO_FULL_WRITE = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_io_request_type_t turso_sync_io_request_type_t;
+#else
+typedef uint32_t turso_sync_io_request_type_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * Changes that were downloaded and not yet applied. They may be moved between threads.
+ */
+typedef struct turso_sync_changes_t turso_sync_changes_t;
+
+/**
+ * A replica: a local database that syncs with a remote. It may be shared between threads; one sync operation at a time
+ * runs on it, a second one is BUSY. Connections, operations, items and change sets may outlive the handle.
+ */
+typedef struct turso_sync_database_t turso_sync_database_t;
+
+/**
+ * A request that the host performs. It may be served in any thread; its functions may be called from several threads,
+ * one after the other. Releasing an item that was neither done nor poisoned fails its operation.
+ */
+typedef struct turso_sync_io_item_t turso_sync_io_item_t;
+
+/**
+ * A sync operation. Use it from one thread at a time; concurrent use is MISUSE.
+ */
+typedef struct turso_sync_operation_t turso_sync_operation_t;
+
+/**
+ * How to open a replica. Fill it with zeros first; then set what you need. Negative numbers are MISUSE.
+ */
+typedef struct {
+    /**
+     * Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-wal-revert` and
+     * `-lock`, appended to this path.
+     */
+    const char *path;
+    /**
+     * URL of the remote (`http`, `https`, `libsql` or `turso`). NULL takes the one saved in the replica, or leaves it to
+     * the host.
+     */
+    const char *remote_url;
+    /**
+     * First part of the client id under which the remote knows this replica, such as the program's name. Required.
+     */
+    const char *client_name;
+    /**
+     * Longest time that the remote may wait for changes before it answers a turso_sync_database_wait_changes, in
+     * milliseconds; 0 = it answers at once.
+     */
+    int32_t long_poll_timeout_ms;
+    /**
+     * Download the remote when the replica is created; otherwise it starts empty and needs no network.
+     */
+    bool bootstrap_if_empty;
+    /**
+     * Bytes reserved at the end of each page of a database that starts empty; 0 = none. At most 255.
+     */
+    int32_t reserved_bytes;
+    /**
+     * Partial sync: not supported yet, must be 0.
+     */
+    int32_t partial_bootstrap_strategy_prefix;
+    /**
+     * Partial sync: not supported yet, must be NULL.
+     */
+    const char *partial_bootstrap_strategy_query;
+    /**
+     * Used by partial sync only.
+     */
+    size_t partial_bootstrap_segment_size;
+    /**
+     * Used by partial sync only.
+     */
+    bool partial_bootstrap_prefetch;
+    /**
+     * Key of a remote that is encrypted, in base64; it is sent with every request and stored nowhere. May be NULL.
+     */
+    const char *remote_encryption_key;
+    /**
+     * Name of the cipher of a remote that is encrypted, such as `"aes256gcm"` or `"aegis256"`. It tells how many bytes
+     * its pages reserve, if `reserved_bytes` is 0. An unknown name is an error. May be NULL.
+     */
+    const char *remote_encryption_cipher;
+    /**
+     * Row changes per push request; 0 = the library decides. A transaction is never split.
+     */
+    size_t push_operations_threshold;
+    /**
+     * Bytes per request while a replica is downloaded; 0 = the library decides.
+     */
+    size_t pull_bytes_threshold;
+    /**
+     * Not supported, must be false.
+     */
+    bool logical_mvcc_pull;
+} turso_sync_database_config_t;
+
+/**
+ * Figures about a replica.
+ */
+typedef struct {
+    /**
+     * Captured local changes that the remote has not acknowledged; 0 = everything is uploaded.
+     */
+    int64_t cdc_operations;
+    /**
+     * Bytes of the write-ahead log.
+     */
+    int64_t main_wal_size;
+    /**
+     * Bytes of the revert file.
+     */
+    int64_t revert_wal_size;
+    /**
+     * Time of the last pull in unix seconds; 0 = never.
+     */
+    int64_t last_pull_unix_time;
+    /**
+     * Time of the last push in unix seconds; 0 = never.
+     */
+    int64_t last_push_unix_time;
+    /**
+     * Bytes of request bodies since the replica was opened.
+     */
+    int64_t network_sent_bytes;
+    /**
+     * Bytes of answer bodies since the replica was opened.
+     */
+    int64_t network_received_bytes;
+    /**
+     * The remote's revision that this replica has; empty if it never had one. Valid until the operation is released.
+     */
+    turso_slice_ref_t revision;
+} turso_sync_stats_t;
+
+/**
+ * Settings of the built-in driver. Fill it with zeros, set `size`, then set what you need. New fields are only ever
+ * appended; `size` tells the library which ones the caller knows.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_driver_config_t)`.
+     */
+    size_t size;
+    /**
+     * Sent as `Authorization: Bearer <token>`; NULL = none. Read anew on every call, so a token may expire.
+     */
+    const char *auth_token;
+    /**
+     * Base URL that replaces the replica's own; NULL = use the replica's.
+     */
+    const char *base_url;
+    /**
+     * Longest silence of the remote in milliseconds, in addition to the replica's `long_poll_timeout_ms`; 0 = 60 seconds.
+     */
+    uint64_t timeout_ms;
+    /**
+     * Longest time for the whole operation in milliseconds; 0 = no limit.
+     */
+    uint64_t deadline_ms;
+} turso_sync_driver_config_t;
+
+/**
+ * An HTTP request. All slices live as long as the item.
+ */
+typedef struct {
+    /**
+     * URL of the remote without the path, as `http` or `https`; NULL and 0 if only the host knows it.
+     */
+    turso_slice_ref_t url;
+    /**
+     * `GET` or `POST`.
+     */
+    turso_slice_ref_t method;
+    /**
+     * Path to append to the URL (whose final slash, if any, is dropped); starts with `/`.
+     */
+    turso_slice_ref_t path;
+    /**
+     * Body; NULL and 0 if there is none. A POST without a body is sent with `Content-Length: 0`.
+     */
+    turso_slice_ref_t body;
+    /**
+     * Number of headers; see turso_sync_database_io_request_http_header.
+     */
+    int32_t headers;
+} turso_sync_io_http_request_t;
+
+/**
+ * One header of an HTTP request. Both slices live as long as the item.
+ */
+typedef struct {
+    /**
+     * Name, in lower case.
+     */
+    turso_slice_ref_t key;
+    /**
+     * Value. May be secret: do not log it.
+     */
+    turso_slice_ref_t value;
+} turso_sync_io_http_header_t;
+
+/**
+ * A file to read.
+ */
+typedef struct {
+    /**
+     * Path in UTF-8; lives as long as the item.
+     */
+    turso_slice_ref_t path;
+} turso_sync_io_full_read_request_t;
+
+/**
+ * A file to replace. Both slices live as long as the item.
+ */
+typedef struct {
+    /**
+     * Path in UTF-8.
+     */
+    turso_slice_ref_t path;
+    /**
+     * The new content.
+     */
+    turso_slice_ref_t content;
+} turso_sync_io_full_write_request_t;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Creates a handle for a replica. Does no IO; both configurations are copied.
+ *
+ * Of `db_config` the features, encryption and flags are checked as in turso_database_new; READONLY and memory are not
+ * possible. The path that counts is the one in `sync_config`; pass the same in both. `*database` is released with
+ * turso_sync_database_deinit.
+ *
+ * Errors: MISUSE for NULL pointers (`config pointer must be not null`), text that is not UTF-8 and numbers out of range;
+ * ERROR for what is not supported. Threads: any.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_new(const turso_database_config_t *db_config,
+                                            const turso_sync_database_config_t *sync_config,
+                                            const turso_sync_database_t **database,
+                                            const char **error_opt_out);
+
+/**
+ * Begins to open an existing replica; it fails with `metadata not found` if there is none. Result: none.
+ *
+ * Like all functions that begin an operation it does no work and no IO: see turso_sync_operation_resume. `*operation`
+ * is released with turso_sync_operation_deinit. Errors of the call itself: MISUSE for NULL pointers.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_open(const turso_sync_database_t *database,
+                                             const turso_sync_operation_t **operation,
+                                             const char **error_opt_out);
+
+/**
+ * Begins to open a replica, creating it if there is none: by download if `bootstrap_if_empty` is set, otherwise empty
+ * and offline. Running it again on an open replica is fine. Result: none.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_create(const turso_sync_database_t *database,
+                                               const turso_sync_operation_t **operation,
+                                               const char **error_opt_out);
+
+/**
+ * Begins to open a connection whose changes will be pushed. Result: a connection. Before the replica is open it fails
+ * with `sync engine must be initialized`, as do the operations below.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_connect(const turso_sync_database_t *database,
+                                                const turso_sync_operation_t **operation,
+                                                const char **error_opt_out);
+
+/**
+ * Begins to collect figures about the replica. Result: stats.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_stats(const turso_sync_database_t *database,
+                                              const turso_sync_operation_t **operation,
+                                              const char **error_opt_out);
+
+/**
+ * Begins to move the write-ahead log into the main file. The library does this by itself when the log grows; use it
+ * to choose the moment. Result: none.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_checkpoint(const turso_sync_database_t *database,
+                                                   const turso_sync_operation_t **operation,
+                                                   const char **error_opt_out);
+
+/**
+ * Begins to send the pending local changes to the remote. Repeating it after a failure, also after a lost answer, never
+ * applies a change twice and never loses one. Result: none.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_push_changes(const turso_sync_database_t *database,
+                                                     const turso_sync_operation_t **operation,
+                                                     const char **error_opt_out);
+
+/**
+ * Begins to download what is new on the remote, without applying it. Local reads and writes go on meanwhile. Result:
+ * changes, or NULL if nothing is new.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_wait_changes(const turso_sync_database_t *database,
+                                                     const turso_sync_operation_t **operation,
+                                                     const char **error_opt_out);
+
+/**
+ * Begins to apply downloaded changes beneath the pending local ones. Readers see the old or the new state, never a
+ * mixture. Result: none.
+ *
+ * Takes ownership of `changes` in every case, also if the call or the operation fails: do not use or release it
+ * afterwards.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_apply_changes(const turso_sync_database_t *database,
+                                                      const turso_sync_changes_t *changes,
+                                                      const turso_sync_operation_t **operation,
+                                                      const char **error_opt_out);
+
+/**
+ * Takes the next request from the queue: `*item` is NULL if there is none, otherwise it is released with
+ * turso_sync_database_io_item_deinit. Items may be served in any thread, in any order and at the same time.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_take_item(const turso_sync_database_t *database,
+                                                     const turso_sync_io_item_t **item,
+                                                     const char **error_opt_out);
+
+/**
+ * Call it after requests were served, and when the queue was empty. It has nothing to do for full replicas and returns
+ * OK; partial replicas will need it.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_step_callbacks(const turso_sync_database_t *database,
+                                                          const char **error_opt_out);
+
+/**
+ * Releases the handle; NULL is fine. Connections and operations stay usable; release them as well.
+ */
+TURSO_API void turso_sync_database_deinit(const turso_sync_database_t *database);
+
+/**
+ * Releases changes that will not be applied, discarding the download; NULL is fine.
+ */
+TURSO_API void turso_sync_changes_deinit(const turso_sync_changes_t *changes);
+
+/**
+ * Works on the operation until it ends or needs IO.
+ *
+ * IO: serve the requests in the queue (turso_sync_database_io_take_item), then resume again; resuming too early only
+ * returns IO again. DONE: the operation has ended; extract its result. Otherwise it has failed, with a message that
+ * begins with `sync engine operation failed: `, and the code of the cause: CONSTRAINT for a conflict, BUSY if another
+ * operation runs on the replica, and so on. After its end an operation repeats its answer.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_resume(const turso_sync_operation_t *operation,
+                                                const char **error_opt_out);
+
+/**
+ * Type of the result that can be extracted now; NONE for NULL as well.
+ */
+TURSO_API
+turso_sync_operation_result_type_t turso_sync_operation_result_kind(const turso_sync_operation_t *operation);
+
+/**
+ * Takes the connection out of an operation that has ended. Once: later calls are MISUSE. `*connection` is released with
+ * turso_connection_deinit.
+ *
+ * Extracting a result with the function for another type is MISUSE, and the result is lost.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_result_extract_connection(const turso_sync_operation_t *operation,
+                                                                   const turso_connection_t **connection);
+
+/**
+ * Takes the changes out of an operation that has ended; OK with `*changes` NULL if there were none. Once: later calls
+ * are MISUSE. `*changes` is given to turso_sync_database_apply_changes or released with turso_sync_changes_deinit.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_result_extract_changes(const turso_sync_operation_t *operation,
+                                                                const turso_sync_changes_t **changes);
+
+/**
+ * Copies the figures out of an operation that has ended; any number of times. `stats->revision` points into the
+ * operation.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_result_extract_stats(const turso_sync_operation_t *operation,
+                                                              turso_sync_stats_t *stats);
+
+/**
+ * Releases the operation with its result; NULL is fine. An operation that has not ended is cancelled: the database
+ * stays valid, requests still being served are ignored, and the next operation can begin.
+ */
+TURSO_API
+void turso_sync_operation_deinit(const turso_sync_operation_t *operation);
+
+/**
+ * Runs an operation of `database` to its end, performing its HTTP and file requests itself; blocks the calling thread.
+ * Not part of the SDK kit of Turso.
+ *
+ * `config` may be NULL for no token and the default times. Returns DONE; the result is extracted as always. Errors:
+ * those of turso_sync_operation_resume, MISUSE for wrong settings, ERROR if the library was built without the driver.
+ * Reaching a time limit fails the operation.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_run(const turso_sync_database_t *database,
+                                             const turso_sync_operation_t *operation,
+                                             const turso_sync_driver_config_t *config,
+                                             const char **error_opt_out);
+
+/**
+ * What the item asks for; NONE for NULL. A host that meets a kind it does not know poisons the item.
+ */
+TURSO_API turso_sync_io_request_type_t turso_sync_database_io_request_kind(const turso_sync_io_item_t *item);
+
+/**
+ * The HTTP request. Errors: MISUSE for NULL, and if the item is of another kind.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_request_http(const turso_sync_io_item_t *item,
+                                                        turso_sync_io_http_request_t *request);
+
+/**
+ * Header `index` (from 0) of the HTTP request. Errors: MISUSE for NULL, another kind, and an index out of range.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_request_http_header(const turso_sync_io_item_t *item,
+                                                               size_t index,
+                                                               turso_sync_io_http_header_t *header);
+
+/**
+ * The file to read. Errors: MISUSE for NULL, and if the item is of another kind.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_request_full_read(const turso_sync_io_item_t *item,
+                                                             turso_sync_io_full_read_request_t *request);
+
+/**
+ * The file to replace. Errors: MISUSE for NULL, and if the item is of another kind.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_request_full_write(const turso_sync_io_item_t *item,
+                                                              turso_sync_io_full_write_request_t *request);
+
+/**
+ * Fails the request, and with it the operation; `message` says why (bytes that are not UTF-8 are replaced). No further
+ * call is needed. Errors: MISUSE for NULL and for a slice whose pointer is NULL; the request is not failed then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_poison(const turso_sync_io_item_t *item,
+                                                  const turso_slice_ref_t *message);
+
+/**
+ * Reports the HTTP status, before the first piece of the body. Errors: MISUSE outside of 0 to 999, and for NULL.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_status(const turso_sync_io_item_t *item,
+                                                  int32_t http_status);
+
+/**
+ * Feeds the next piece of the answer, which is used before the call returns. Pieces that arrive after the library has
+ * stopped waiting are ignored. Errors: MISUSE for NULL and for a slice whose pointer is NULL, even with length 0.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_push_buffer(const turso_sync_io_item_t *item,
+                                                       const turso_slice_ref_t *buffer);
+
+/**
+ * The answer is complete.
+ */
+TURSO_API turso_status_code_t turso_sync_database_io_done(const turso_sync_io_item_t *item);
+
+/**
+ * Performs a FULL_READ or FULL_WRITE item completely, as the request type demands, including done or poison; the host
+ * only has to release the item. Not part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL and for an HTTP item, which is left as it is; IOERR, READONLY or DATABASE_FULL if the file
+ * system fails, in which case the item is poisoned.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_perform_file(const turso_sync_io_item_t *item,
+                                                        const char **error_opt_out);
+
+/**
+ * Releases the item; NULL is fine. An item that was neither done nor poisoned is poisoned.
+ */
+TURSO_API void turso_sync_database_io_item_deinit(const turso_sync_io_item_t *item);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* TURSO_SYNC_H */

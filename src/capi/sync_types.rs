@@ -1,0 +1,155 @@
+//! Enumerations and structures of `turso_sync.h`.
+
+use std::ffi::c_char;
+
+use super::types::turso_slice_ref_t;
+
+/// What the host is asked to do.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum turso_sync_io_request_type_t {
+    /// Nothing (the item is NULL).
+    TURSO_SYNC_IO_NONE = 0,
+    /// Send an HTTP request: report the status, then the body in any number of pieces, then done. If the connection
+    /// breaks before the whole body has arrived (fewer bytes than Content-Length, no final chunk), poison the item:
+    /// the library cannot see that a body was cut short.
+    TURSO_SYNC_IO_HTTP = 1,
+    /// Read a whole file. A missing file is an empty one: push nothing, then done.
+    TURSO_SYNC_IO_FULL_READ = 2,
+    /// Replace a whole file so that a crash or power loss at any moment leaves the old or the new content: create the
+    /// parent directory if needed; write a new file under a unique name in the same directory; fsync it; rename it over
+    /// the path; fsync the directory; then done. If any step fails, remove the new file and poison the item.
+    /// turso_sync_database_io_perform_file does all of this.
+    TURSO_SYNC_IO_FULL_WRITE = 3,
+}
+
+/// What an operation has produced.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum turso_sync_operation_result_type_t {
+    /// Nothing: the operation produces nothing, has not ended, has failed, or its result was taken already.
+    TURSO_ASYNC_RESULT_NONE = 0,
+    /// A connection.
+    TURSO_ASYNC_RESULT_CONNECTION = 1,
+    /// Downloaded changes, possibly none.
+    TURSO_ASYNC_RESULT_CHANGES = 2,
+    /// Figures about the replica.
+    TURSO_ASYNC_RESULT_STATS = 3,
+}
+
+/// How to open a replica. Fill it with zeros first; then set what you need. Negative numbers are MISUSE.
+#[repr(C)]
+pub struct turso_sync_database_config_t {
+    /// Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-wal-revert` and
+    /// `-lock`, appended to this path.
+    pub path: *const c_char,
+    /// URL of the remote (`http`, `https`, `libsql` or `turso`). NULL takes the one saved in the replica, or leaves it to
+    /// the host.
+    pub remote_url: *const c_char,
+    /// First part of the client id under which the remote knows this replica, such as the program's name. Required.
+    pub client_name: *const c_char,
+    /// Longest time that the remote may wait for changes before it answers a turso_sync_database_wait_changes, in
+    /// milliseconds; 0 = it answers at once.
+    pub long_poll_timeout_ms: i32,
+    /// Download the remote when the replica is created; otherwise it starts empty and needs no network.
+    pub bootstrap_if_empty: bool,
+    /// Bytes reserved at the end of each page of a database that starts empty; 0 = none. At most 255.
+    pub reserved_bytes: i32,
+    /// Partial sync: not supported yet, must be 0.
+    pub partial_bootstrap_strategy_prefix: i32,
+    /// Partial sync: not supported yet, must be NULL.
+    pub partial_bootstrap_strategy_query: *const c_char,
+    /// Used by partial sync only.
+    pub partial_bootstrap_segment_size: usize,
+    /// Used by partial sync only.
+    pub partial_bootstrap_prefetch: bool,
+    /// Key of a remote that is encrypted, in base64; it is sent with every request and stored nowhere. May be NULL.
+    pub remote_encryption_key: *const c_char,
+    /// Name of the cipher of a remote that is encrypted, such as `"aes256gcm"` or `"aegis256"`. It tells how many bytes
+    /// its pages reserve, if `reserved_bytes` is 0. An unknown name is an error. May be NULL.
+    pub remote_encryption_cipher: *const c_char,
+    /// Row changes per push request; 0 = the library decides. A transaction is never split.
+    pub push_operations_threshold: usize,
+    /// Bytes per request while a replica is downloaded; 0 = the library decides.
+    pub pull_bytes_threshold: usize,
+    /// Not supported, must be false.
+    pub logical_mvcc_pull: bool,
+}
+
+/// An HTTP request. All slices live as long as the item.
+#[repr(C)]
+pub struct turso_sync_io_http_request_t {
+    /// URL of the remote without the path, as `http` or `https`; NULL and 0 if only the host knows it.
+    pub url: turso_slice_ref_t,
+    /// `GET` or `POST`.
+    pub method: turso_slice_ref_t,
+    /// Path to append to the URL (whose final slash, if any, is dropped); starts with `/`.
+    pub path: turso_slice_ref_t,
+    /// Body; NULL and 0 if there is none. A POST without a body is sent with `Content-Length: 0`.
+    pub body: turso_slice_ref_t,
+    /// Number of headers; see turso_sync_database_io_request_http_header.
+    pub headers: i32,
+}
+
+/// One header of an HTTP request. Both slices live as long as the item.
+#[repr(C)]
+pub struct turso_sync_io_http_header_t {
+    /// Name, in lower case.
+    pub key: turso_slice_ref_t,
+    /// Value. May be secret: do not log it.
+    pub value: turso_slice_ref_t,
+}
+
+/// A file to read.
+#[repr(C)]
+pub struct turso_sync_io_full_read_request_t {
+    /// Path in UTF-8; lives as long as the item.
+    pub path: turso_slice_ref_t,
+}
+
+/// A file to replace. Both slices live as long as the item.
+#[repr(C)]
+pub struct turso_sync_io_full_write_request_t {
+    /// Path in UTF-8.
+    pub path: turso_slice_ref_t,
+    /// The new content.
+    pub content: turso_slice_ref_t,
+}
+
+/// Figures about a replica.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct turso_sync_stats_t {
+    /// Captured local changes that the remote has not acknowledged; 0 = everything is uploaded.
+    pub cdc_operations: i64,
+    /// Bytes of the write-ahead log.
+    pub main_wal_size: i64,
+    /// Bytes of the revert file.
+    pub revert_wal_size: i64,
+    /// Time of the last pull in unix seconds; 0 = never.
+    pub last_pull_unix_time: i64,
+    /// Time of the last push in unix seconds; 0 = never.
+    pub last_push_unix_time: i64,
+    /// Bytes of request bodies since the replica was opened.
+    pub network_sent_bytes: i64,
+    /// Bytes of answer bodies since the replica was opened.
+    pub network_received_bytes: i64,
+    /// The remote's revision that this replica has; empty if it never had one. Valid until the operation is released.
+    pub revision: turso_slice_ref_t,
+}
+
+/// Settings of the built-in driver. Fill it with zeros, set `size`, then set what you need. New fields are only ever
+/// appended; `size` tells the library which ones the caller knows.
+#[repr(C)]
+pub struct turso_sync_driver_config_t {
+    /// `sizeof(turso_sync_driver_config_t)`.
+    pub size: usize,
+    /// Sent as `Authorization: Bearer <token>`; NULL = none. Read anew on every call, so a token may expire.
+    pub auth_token: *const c_char,
+    /// Base URL that replaces the replica's own; NULL = use the replica's.
+    pub base_url: *const c_char,
+    /// Longest silence of the remote in milliseconds, in addition to the replica's `long_poll_timeout_ms`; 0 = 60 seconds.
+    pub timeout_ms: u64,
+    /// Longest time for the whole operation in milliseconds; 0 = no limit.
+    pub deadline_ms: u64,
+}
