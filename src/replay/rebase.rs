@@ -332,23 +332,23 @@ impl Rebase<'_> {
             .iter()
             .map(|from| from.and_then(|i| local_image.get(i)).cloned().unwrap_or(Value::Null))
             .collect();
-        let rowid = match table.identity(&known) {
-            Identity::Key if table.rowid.is_none() => None,
-            Identity::Key => self.rowid_of(table, &known)?,
-            _ if entry.change_type == ChangeType::Insert => None,
-            _ => self.moved.entry(table.name.clone()).or_default().find(entry.rowid),
+        let (found, args) = match (table.identity(&known), table.rowid) {
+            (Identity::Key, _) => (key_condition(table), table.key_values(&known).cloned().collect()),
+            (_, Some(alias)) if entry.change_type != ChangeType::Insert => {
+                let rowid = self.moved.entry(table.name.clone()).or_default().find(entry.rowid);
+                (format!("{alias} = ?"), vec![rowid.map_or(Value::Null, Value::Integer)])
+            }
+            _ => ("FALSE".to_owned(), Vec::new()),
         };
         let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
         let count = names.len();
         let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Vec<Value>> {
             (0..count).map(|i| Ok(from_column(row.get_ref(i)?))).collect()
         };
-        if let (Some(rowid), Some(alias)) = (rowid, table.rowid) {
-            let sql =
-                format!("SELECT {} FROM {} WHERE {alias} = ?", names.join(", "), quote(&table.name));
-            if let Some(row) = self.scratch.prepare_cached(&sql)?.query_row([rowid], read).optional()? {
-                return Ok(row);
-            }
+        let sql = format!("SELECT {} FROM {} WHERE {found}", names.join(", "), quote(&table.name));
+        let mut statement = self.scratch.prepare_cached(&sql)?;
+        if let Some(row) = statement.query_row(params_from_iter(args.iter().map(Bound)), read).optional()? {
+            return Ok(row);
         }
         let defaults: Vec<&str> =
             table.columns.iter().map(|c| c.default.as_deref().unwrap_or("NULL")).collect();
@@ -360,11 +360,15 @@ impl Rebase<'_> {
         let Some(alias) = table.rowid else {
             return Ok(None);
         };
-        let terms: Vec<String> = table.key_names.iter().map(|name| format!("{} IS ?", quote(name))).collect();
-        let sql = format!("SELECT {alias} FROM {} WHERE {}", quote(&table.name), terms.join(" AND "));
+        let sql = format!("SELECT {alias} FROM {} WHERE {}", quote(&table.name), key_condition(table));
         let args = params_from_iter(table.key_values(values).map(Bound));
         Ok(self.scratch.prepare_cached(&sql)?.query_row(args, |row| row.get(0)).optional()?)
     }
+}
+
+fn key_condition(table: &Table) -> String {
+    let terms: Vec<String> = table.key_names.iter().map(|name| format!("{} IS ?", quote(name))).collect();
+    terms.join(" AND ")
 }
 
 /// `wanted` if no row has it, otherwise the rowid that SQLite would take, or one in a gap.
