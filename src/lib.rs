@@ -7,6 +7,7 @@ pub mod driver;
 pub mod engine;
 pub mod error;
 pub mod io;
+pub mod pages;
 pub mod protocol;
 pub mod record;
 pub mod replay;
