@@ -2,6 +2,7 @@
 
 mod connection;
 pub mod log;
+pub mod state;
 mod statement;
 
 pub use connection::{Connection, Observer, OpenOptions};

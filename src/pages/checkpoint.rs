@@ -72,6 +72,14 @@ impl PageStore {
         *cache = Some(revert);
         Ok(report)
     }
+
+    /// Moves the log into the main file when the base is lost, so that there is nothing to save: the log must not
+    /// grow for ever while the base cannot be fetched.
+    pub fn checkpoint_without_base(&self, busy_timeout: Duration) -> Result<()> {
+        let _cache = self.lock();
+        copy(&main_file::open(&self.main, busy_timeout)?, "PASSIVE")?;
+        Ok(())
+    }
 }
 
 /// Saves the base image of every page that copying the log overwrites or cuts off, and records that this is done.

@@ -112,12 +112,13 @@ impl PageStore {
         self
     }
 
-    /// Declares the main file, without its log, to be the base: after it was put in place as downloaded.
+    /// Declares the main file, without its log, to be the base: after it was put in place as downloaded. It may be
+    /// longer than the base, because SQLite gives an empty database a first page.
     pub fn initialize(&self, state: &BaseState) -> Result<()> {
         let mut cache = self.lock();
         *cache = None;
         let stamp = Stamp::of(&self.main)?;
-        if stamp.size != u64::from(state.base_pages) * PAGE_SIZE as u64 {
+        if stamp.size < u64::from(state.base_pages) * PAGE_SIZE as u64 {
             return Err(Error::misuse(format!(
                 "the main file has {} bytes, a base of {} pages was declared",
                 stamp.size, state.base_pages
