@@ -6,3 +6,5 @@ pub mod error;
 pub mod io;
 pub mod protocol;
 pub mod record;
+#[cfg(feature = "server")]
+pub mod server;
