@@ -11,3 +11,5 @@ pub mod pages;
 pub mod protocol;
 pub mod record;
 pub mod replay;
+#[cfg(feature = "server")]
+pub mod server;
