@@ -29,7 +29,8 @@ pub(super) struct World {
 
 pub(super) fn open_app(folder: &Path) -> Connection {
     let conn = Connection::open(folder.join("main.db")).unwrap();
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
     conn.busy_timeout(Duration::from_secs(10)).unwrap();
     conn.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF")
         .unwrap();
@@ -42,7 +43,9 @@ pub(super) fn open_store(folder: &Path) -> PageStore {
 
 /// All pages of a database as its connections see them.
 pub(super) fn pages_of(conn: &Connection) -> Vec<Page> {
-    let mut statement = conn.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno").unwrap();
+    let mut statement = conn
+        .prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno")
+        .unwrap();
     let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
     rows.map(|data| data.unwrap().try_into().unwrap()).collect()
 }
@@ -57,17 +60,24 @@ pub(super) fn dump(conn: &Connection) -> Vec<String> {
     let mut rows = statement.query([]).unwrap();
     while let Some(row) = rows.next().unwrap() {
         let (kind, name): (String, String) = (row.get(0).unwrap(), row.get(1).unwrap());
-        lines.push(format!("{kind} {name} {:?}", row.get::<_, Option<String>>(3).unwrap()));
+        lines.push(format!(
+            "{kind} {name} {:?}",
+            row.get::<_, Option<String>>(3).unwrap()
+        ));
         if kind == "table" {
             tables.push(name);
         }
     }
     for table in tables {
-        let mut statement = conn.prepare(&format!("SELECT rowid, * FROM \"{table}\" ORDER BY 1")).unwrap();
+        let mut statement = conn
+            .prepare(&format!("SELECT rowid, * FROM \"{table}\" ORDER BY 1"))
+            .unwrap();
         let columns = statement.column_count();
         let mut rows = statement.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let values: Vec<_> = (0..columns).map(|c| row.get::<_, rusqlite::types::Value>(c).unwrap()).collect();
+            let values: Vec<_> = (0..columns)
+                .map(|c| row.get::<_, rusqlite::types::Value>(c).unwrap())
+                .collect();
             lines.push(format!("{table} {values:?}"));
         }
     }
@@ -75,7 +85,8 @@ pub(super) fn dump(conn: &Connection) -> Vec<String> {
 }
 
 pub(super) fn integrity(conn: &Connection) -> String {
-    conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
+    conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap()
 }
 
 /// Writes `pages` as a download; those equal to `old` are left out.
@@ -92,9 +103,16 @@ pub(super) fn download(path: &Path, old: &[Page], pages: &[Page]) -> Changes {
 /// The epoch and base size that the main database records, if any.
 pub(super) fn recorded(conn: &Connection) -> Option<BaseState> {
     let value = |name: &str| {
-        conn.query_row("SELECT value FROM turso_sync_local WHERE name = ?1", [name], |row| row.get(0))
+        conn.query_row(
+            "SELECT value FROM turso_sync_local WHERE name = ?1",
+            [name],
+            |row| row.get(0),
+        )
     };
-    Some(BaseState { epoch: value("epoch").ok()?, base_pages: value("base_pages").ok()? as u32 })
+    Some(BaseState {
+        epoch: value("epoch").ok()?,
+        base_pages: value("base_pages").ok()? as u32,
+    })
 }
 
 /// What the engine does in `prepare`.
@@ -103,7 +121,9 @@ pub(super) fn prepare(context: &ApplyContext<'_>, pending: &[String]) -> Result<
         "DROP TABLE IF EXISTS turso_sync_local;
          CREATE TABLE turso_sync_local (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     )?;
-    let mut insert = context.scratch.prepare("INSERT INTO turso_sync_local VALUES (?1, ?2)")?;
+    let mut insert = context
+        .scratch
+        .prepare("INSERT INTO turso_sync_local VALUES (?1, ?2)")?;
     insert.execute(("epoch", context.new_epoch))?;
     insert.execute(("base_pages", context.base_pages))?;
     for sql in pending {
@@ -116,13 +136,21 @@ impl World {
     /// A remote made by `sql` and a replica that has it.
     pub fn new(folder: &Path, sql: &str) -> World {
         let remote = Connection::open(folder.join("remote.db")).unwrap();
-        remote.execute_batch("PRAGMA foreign_keys=OFF; PRAGMA synchronous=OFF").unwrap();
+        remote
+            .execute_batch("PRAGMA foreign_keys=OFF; PRAGMA synchronous=OFF")
+            .unwrap();
         remote.execute_batch(sql).unwrap();
         let app = open_app(folder);
         app.execute_batch("PRAGMA journal_mode=WAL").unwrap();
         let store = open_store(folder);
-        let mut world =
-            World { folder: folder.to_owned(), remote, app, store, pending: Vec::new(), synced: Vec::new() };
+        let mut world = World {
+            folder: folder.to_owned(),
+            remote,
+            app,
+            store,
+            pending: Vec::new(),
+            synced: Vec::new(),
+        };
         world.pull().unwrap();
         world
     }
@@ -151,7 +179,9 @@ impl World {
             None => Base::Lost { epoch: 0 },
         };
         let changes = download(&self.folder.join("main.db-changes"), &self.synced, &pages);
-        let report = self.store.apply(base, &changes, NO_WAIT, |context| prepare(context, &self.pending))?;
+        let report = self
+            .store
+            .apply(base, &changes, NO_WAIT, |context| prepare(context, &self.pending))?;
         self.synced = pages;
         Ok(report)
     }
@@ -160,8 +190,12 @@ impl World {
     pub fn refetch(&mut self) {
         let pages = pages_of(&self.remote);
         let changes = download(&self.folder.join("main.db-changes"), &[], &pages);
-        let base = Base::Lost { epoch: self.state().epoch };
-        self.store.apply(base, &changes, NO_WAIT, |context| prepare(context, &self.pending)).unwrap();
+        let base = Base::Lost {
+            epoch: self.state().epoch,
+        };
+        self.store
+            .apply(base, &changes, NO_WAIT, |context| prepare(context, &self.pending))
+            .unwrap();
         self.synced = pages;
     }
 
@@ -185,7 +219,8 @@ impl World {
         }
         std::fs::write(&path, bytes).unwrap();
         let conn = Connection::open(&path).unwrap();
-        conn.execute_batch("PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF").unwrap();
+        conn.execute_batch("PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF")
+            .unwrap();
         for sql in &self.pending {
             conn.execute_batch(sql).unwrap();
         }
@@ -235,9 +270,14 @@ fn pull_brings_remote_changes_below_local_ones() {
     let folder = folder();
     let mut world = World::new(folder.path(), TABLE);
     world.check();
-    world.local("UPDATE t SET v = 'local' WHERE id % 7 = 0; CREATE TABLE l (x); INSERT INTO l VALUES (1), (2)");
+    world.local(
+        "UPDATE t SET v = 'local' WHERE id % 7 = 0; CREATE TABLE l (x); INSERT INTO l VALUES (1), (2)",
+    );
     world.check();
-    world.remote.execute_batch("DELETE FROM t WHERE id % 5 = 0; CREATE TABLE u AS SELECT * FROM t").unwrap();
+    world
+        .remote
+        .execute_batch("DELETE FROM t WHERE id % 5 = 0; CREATE TABLE u AS SELECT * FROM t")
+        .unwrap();
     let reader = open_app(folder.path());
     reader.execute_batch("BEGIN").unwrap();
     let before = dump(&reader);
@@ -266,7 +306,9 @@ fn an_empty_remote_is_a_base_too() {
     world.checkpoint().unwrap();
     world.check();
     let tables = world.store.with_base(&world.state(), |conn| {
-        Ok(conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?)
+        Ok(conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, i64>(0)
+        })?)
     });
     assert_eq!(tables.unwrap(), 0);
     world.push();
