@@ -64,8 +64,11 @@ pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> 
 /// The tables of `current` as they were before the pending changes: the present ones, with the pending schema
 /// changes undone.
 fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
-    let mut statement =
-        current.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type = 'table'")?;
+    // The storage of virtual tables comes and goes, and is renamed, with them.
+    let mut statement = current.prepare(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT IN
+           (SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow')",
+    )?;
     let rows = statement.query_map([], |row| {
         Ok(SchemaRow { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
     })?;

@@ -169,7 +169,8 @@ impl Replica {
                 self.conn.execute_batch("ROLLBACK TO one").unwrap();
                 self.state.raw.clear();
             }
-            self.conn.execute_batch("RELEASE one").unwrap();
+            // FTS5 keeps writes in memory until a savepoint or the commit.
+            self.conn.execute_batch("RELEASE one; SAVEPOINT flush; RELEASE flush").unwrap();
             let after = self.schema();
             for mut entry in schema_changes(sql, &before, &after) {
                 entry.txn_id = txn_id;
