@@ -229,6 +229,10 @@ impl Statements<'_> {
     }
 
     fn delete(&mut self, identity: Identity, change: &RowChange) {
+        if identity != Identity::Key && !self.table.key.is_empty() {
+            // The row may have had a key before, and with it another rowid than here.
+            self.guard_present(identity, change);
+        }
         let mut slots = Slots::default();
         match identity {
             Identity::Key => slots.extend(self.table.key_values(&change.before)),

@@ -192,10 +192,29 @@ impl Rebase<'_> {
                 self.moved.insert(after.name.clone(), moved);
             }
         }
-        Ok(match ddl.apply(self.scratch).map_err(failed)? {
-            Applied::Executed => Some(entry.clone()),
-            Applied::Unneeded => None,
-        })
+        let there = SchemaRow::find(self.scratch, &row.name)?;
+        match (&ddl, &there) {
+            (Ddl::Create(_), Some(there)) if there.kind != row.kind => {
+                return Err(conflict(entry, format!("the remote has a {} named {}", there.kind, row.name)));
+            }
+            // Somebody else has done it. Were it in the new log, the next pull would take it for ours.
+            (Ddl::Create(_), Some(_)) | (Ddl::Drop(_), None) => return Ok(None),
+            _ => {}
+        }
+        if ddl.apply(self.scratch).map_err(failed)? == Applied::Unneeded {
+            return Ok(None);
+        }
+        // The next pull undoes the entry on the schema that is here.
+        let mut entry = entry.clone();
+        match &ddl {
+            Ddl::Create(_) => {}
+            Ddl::Drop(_) => entry.before = there.map(|row| row.encode()),
+            Ddl::Alter { after, .. } => {
+                entry.before = there.map(|row| row.encode());
+                entry.after = SchemaRow::find(self.scratch, &after.name)?.map(|row| row.encode());
+            }
+        }
+        Ok(Some(entry))
     }
 
     /// Executes a row change; returns the entry for the new log.
