@@ -32,8 +32,17 @@ INSERT INTO d VALUES (1, 1), (1, 2), (2, 3);
 INSERT INTO u VALUES (1, 1), (2, 2);
 DELETE FROM log";
 
-const VALUES: [&str; 9] =
-    ["NULL", "1", "2", "'a'", "'A'", "9e999", "CAST(x'ff' AS TEXT)", "x'00'", "-0.5"];
+const VALUES: [&str; 9] = [
+    "NULL",
+    "1",
+    "2",
+    "'a'",
+    "'A'",
+    "9e999",
+    "CAST(x'ff' AS TEXT)",
+    "x'00'",
+    "-0.5",
+];
 
 /// One random statement.
 fn statement() -> impl Strategy<Value = String> {
@@ -79,7 +88,12 @@ fn ddl() -> impl Strategy<Value = String> {
     let name = || prop_oneof![Just("k"), Just("w"), Just("n"), Just("m"), Just("u")];
     prop_oneof![
         (name(), 0..3).prop_map(|(t, i)| format!("ALTER TABLE {t} ADD COLUMN c{i} DEFAULT {i}")),
-        (name(), 0..3).prop_map(|(t, i)| format!("CREATE INDEX i{i} ON {t}({t})").replace("(w)", "(v)").replace("(n)", "(a)").replace("(m)", "(k)").replace("(u)", "(id)").replace("(k)", "(rowid)")),
+        (name(), 0..3).prop_map(|(t, i)| format!("CREATE INDEX i{i} ON {t}({t})")
+            .replace("(w)", "(v)")
+            .replace("(n)", "(a)")
+            .replace("(m)", "(k)")
+            .replace("(u)", "(id)")
+            .replace("(k)", "(rowid)")),
         (0..3).prop_map(|i| format!("CREATE TABLE new{i} (id INTEGER PRIMARY KEY, x)")),
         (0..3, 0..3).prop_map(|(i, j)| format!("REPLACE INTO new{i} VALUES ({j}, {j})")),
         (0..3).prop_map(|i| format!("DROP TABLE new{i}")),
@@ -145,7 +159,8 @@ fn check(local: &[Vec<String>], others: &[String], later: &[Vec<String>]) -> Res
         // What a pull resolves: re-assigned rows, and columns that both have added.
         Err((statement, e)) => prop_assert!(
             statement.purpose == Purpose::Guard || e.message.contains("duplicate column"),
-            "{}", e
+            "{}",
+            e
         ),
     }
     let remote = plain(&theirs);

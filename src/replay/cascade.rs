@@ -32,7 +32,9 @@ impl<'a> Cascades<'a> {
         conn: &Connection,
         entry: &'a LogEntry,
     ) -> Result<bool> {
-        let depth = usize::try_from(entry.depth).ok().filter(|depth| *depth <= DEPTH_MAX);
+        let depth = usize::try_from(entry.depth)
+            .ok()
+            .filter(|depth| *depth <= DEPTH_MAX);
         let depth = depth.ok_or_else(|| Error::corrupt("impossible trigger depth in the change log"))?;
         self.path.resize(depth, None);
         let parent = self.path.last().copied().flatten();
@@ -66,7 +68,11 @@ fn is_action(
     };
     let parent = RowChange::decode(&parent_table, parent)?;
     let child = RowChange::decode(&child_table, child)?;
-    Ok(child_table.foreign_keys.iter().filter(refers).any(|key| follows(key, &parent_table, &parent, &child)))
+    Ok(child_table
+        .foreign_keys
+        .iter()
+        .filter(refers)
+        .any(|key| follows(key, &parent_table, &parent, &child)))
 }
 
 /// True if the change `child` is what the foreign key makes of the change `parent`.
@@ -96,9 +102,11 @@ fn follows(key: &ForeignKey, parent_table: &Table, parent: &RowChange, child: &R
     };
     match (action.as_str(), set) {
         ("CASCADE", None) => parent.change_type == ChangeType::Delete,
-        ("CASCADE", Some(set)) => {
-            new.is_some_and(|new| new.iter().zip(&set).all(|(a, b)| *a == Value::Null || alike(a, b)))
-        }
+        ("CASCADE", Some(set)) => new.is_some_and(|new| {
+            new.iter()
+                .zip(&set)
+                .all(|(a, b)| *a == Value::Null || alike(a, b))
+        }),
         ("SET NULL", Some(set)) => set.iter().all(|v| *v == Value::Null),
         ("SET DEFAULT", Some(_)) => true,
         _ => false,

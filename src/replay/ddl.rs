@@ -26,7 +26,12 @@ impl SchemaRow {
         let sql = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema
                    WHERE name = ?1 COLLATE NOCASE";
         let read = |row: &rusqlite::Row<'_>| {
-            Ok(SchemaRow { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+            Ok(SchemaRow {
+                kind: row.get(0)?,
+                name: row.get(1)?,
+                table: row.get(2)?,
+                sql: row.get(3)?,
+            })
         };
         Ok(conn.query_row(sql, [name], read).optional()?)
     }
@@ -34,7 +39,13 @@ impl SchemaRow {
     /// The row as a record; the root page, which is different everywhere, is 0.
     pub(super) fn encode(self) -> Vec<u8> {
         let text = |t: String| Value::Text(t.into_bytes());
-        encode(&[text(self.kind), text(self.name), text(self.table), Value::Integer(0), text(self.sql)])
+        encode(&[
+            text(self.kind),
+            text(self.name),
+            text(self.table),
+            Value::Integer(0),
+            text(self.sql),
+        ])
     }
 }
 
@@ -43,7 +54,11 @@ impl SchemaRow {
 pub(super) enum Ddl {
     Create(SchemaRow),
     Drop(SchemaRow),
-    Alter { before: SchemaRow, after: SchemaRow, statement: String },
+    Alter {
+        before: SchemaRow,
+        after: SchemaRow,
+        statement: String,
+    },
 }
 
 /// What executing DDL led to.
@@ -59,16 +74,23 @@ impl Ddl {
     /// Decodes a schema change; `None` if it is one that never travels.
     pub(super) fn decode(entry: &LogEntry) -> Result<Option<Ddl>> {
         let row = |record: &Option<Vec<u8>>| -> Result<SchemaRow> {
-            let record =
-                record.as_deref().ok_or_else(|| Error::corrupt("schema change without a schema row"))?;
+            let record = record
+                .as_deref()
+                .ok_or_else(|| Error::corrupt("schema change without a schema row"))?;
             let mut values = decode(record)?.into_iter();
             let mut text = |skip: usize| match values.nth(skip) {
-                Some(Value::Text(t)) => String::from_utf8(t)
-                    .map_err(|_| Error::corrupt("text in a schema change is not UTF-8")),
+                Some(Value::Text(t)) => {
+                    String::from_utf8(t).map_err(|_| Error::corrupt("text in a schema change is not UTF-8"))
+                }
                 Some(Value::Null) => Ok(String::new()),
                 _ => Err(Error::corrupt("malformed schema row in the change log")),
             };
-            Ok(SchemaRow { kind: text(0)?, name: text(0)?, table: text(0)?, sql: text(1)? })
+            Ok(SchemaRow {
+                kind: text(0)?,
+                name: text(0)?,
+                table: text(0)?,
+                sql: text(1)?,
+            })
         };
         let ddl = match entry.change_type {
             ChangeType::Insert => Ddl::Create(row(&entry.after)?),
@@ -106,7 +128,11 @@ impl Ddl {
     pub(super) fn sql(&self) -> Result<String> {
         match self {
             Ddl::Create(row) => create_if_not_exists(&row.sql),
-            Ddl::Drop(row) => Ok(format!("DROP {} IF EXISTS {}", row.kind.to_uppercase(), quote(&row.name))),
+            Ddl::Drop(row) => Ok(format!(
+                "DROP {} IF EXISTS {}",
+                row.kind.to_uppercase(),
+                quote(&row.name)
+            )),
             Ddl::Alter { statement, .. } => Ok(statement.clone()),
         }
     }
@@ -121,7 +147,9 @@ impl Ddl {
         match conn.execute_batch(&sql) {
             Ok(()) => Ok(Applied::Executed),
             Err(_) if self.is_there(conn)? => Ok(Applied::Unneeded),
-            Err(e) => Err(Error::from(e).context(format!("`{sql}`")).categorized(Category::Conflict)),
+            Err(e) => Err(Error::from(e)
+                .context(format!("`{sql}`"))
+                .categorized(Category::Conflict)),
         }
     }
 
@@ -139,7 +167,11 @@ impl Ddl {
             other.execute_batch(&row.sql)?;
             declarations(&other, &row.name)
         };
-        let (old, new, there) = (columns(before)?, columns(after)?, declarations(conn, &after.name)?);
+        let (old, new, there) = (
+            columns(before)?,
+            columns(after)?,
+            declarations(conn, &after.name)?,
+        );
         let added: Vec<_> = new.iter().filter(|c| !old.contains(c)).collect();
         Ok(new.len() == old.len() + 1 && added.len() == 1 && added.iter().all(|c| there.contains(c)))
     }
@@ -159,7 +191,11 @@ fn create_if_not_exists(sql: &str) -> Result<String> {
     let split = BEGINNINGS.iter().find_map(|b| Some((*b, sql.strip_prefix(b)?)));
     match split {
         Some((beginning, rest)) => Ok(format!("{beginning}IF NOT EXISTS {rest}")),
-        None => Err(Error::new(Category::Database, Code::Error, "a schema object has an unknown form")),
+        None => Err(Error::new(
+            Category::Database,
+            Code::Error,
+            "a schema object has an unknown form",
+        )),
     }
 }
 
@@ -173,10 +209,18 @@ pub(super) fn mirror(from: &Connection) -> Result<Connection> {
          ORDER BY type <> 'table', sql NOT LIKE 'CREATE VIRTUAL%', type <> 'index', type <> 'view', rowid",
     )?;
     let rows = statement.query_map([], |row| {
-        Ok(SchemaRow { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+        Ok(SchemaRow {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            table: row.get(2)?,
+            sql: row.get(3)?,
+        })
     })?;
     let rows: Vec<SchemaRow> = rows.collect::<rusqlite::Result<_>>()?;
-    mirror_of(rows.iter().filter(|row| !is_internal(&row.name) && !is_internal(&row.table)))
+    mirror_of(
+        rows.iter()
+            .filter(|row| !is_internal(&row.name) && !is_internal(&row.table)),
+    )
 }
 
 /// A new in-memory database with the objects `rows`, virtual tables first.

@@ -62,15 +62,29 @@ impl RowChange {
                 if updates.len() != 2 * width {
                     return Err(bad("the mask does not fit the table"));
                 }
-                updates.iter().take(width).map(|flag| *flag == Value::Integer(1)).collect()
+                updates
+                    .iter()
+                    .take(width)
+                    .map(|flag| *flag == Value::Integer(1))
+                    .collect()
             }
         };
-        Ok(RowChange { change_type: entry.change_type, rowid: entry.rowid, before, after, mask })
+        Ok(RowChange {
+            change_type: entry.change_type,
+            rowid: entry.rowid,
+            before,
+            after,
+            mask,
+        })
     }
 
     /// The image that tells which row is meant.
     pub(super) fn target(&self) -> &[Value] {
-        if self.change_type == ChangeType::Insert { &self.after } else { &self.before }
+        if self.change_type == ChangeType::Insert {
+            &self.after
+        } else {
+            &self.before
+        }
     }
 }
 
@@ -123,14 +137,22 @@ impl Generator {
             return Ok(None);
         };
         let table = Arc::new(table);
-        self.tables.insert(name.to_owned(), Known { table: table.clone(), texts: HashMap::new() });
+        self.tables.insert(
+            name.to_owned(),
+            Known {
+                table: table.clone(),
+                texts: HashMap::new(),
+            },
+        );
         Ok(Some(table))
     }
 
     /// The statements that carry the row change `entry` (not DDL), in order; none if nothing is to be done. `conn`
     /// has the schema that the entry's records follow.
     pub fn change(&mut self, conn: &Connection, entry: &LogEntry) -> Result<Vec<ReplayStatement>> {
-        let table = self.find_table(conn, &entry.table)?.ok_or_else(|| no_such_table(&entry.table))?;
+        let table = self
+            .find_table(conn, &entry.table)?
+            .ok_or_else(|| no_such_table(&entry.table))?;
         let change = RowChange::decode(&table, entry)?;
         self.row_change(&table, entry, &change)
     }
@@ -142,8 +164,16 @@ impl Generator {
         change: &RowChange,
     ) -> Result<Vec<ReplayStatement>> {
         let known = self.tables.entry(entry.table.clone());
-        let known = known.or_insert_with(|| Known { table: table.clone(), texts: HashMap::new() });
-        let mut out = Statements { table, texts: &mut known.texts, entry, done: Vec::new() };
+        let known = known.or_insert_with(|| Known {
+            table: table.clone(),
+            texts: HashMap::new(),
+        });
+        let mut out = Statements {
+            table,
+            texts: &mut known.texts,
+            entry,
+            done: Vec::new(),
+        };
         let identity = table.identity(change.target());
         match change.change_type {
             ChangeType::Insert => out.insert(identity, change),
@@ -202,7 +232,14 @@ impl Statements<'_> {
             self.guard_present(identity, change);
         }
         let mut slots = Slots::default();
-        slots.extend(change.after.iter().zip(&mask).filter(|(_, changed)| **changed).map(|(v, _)| v));
+        slots.extend(
+            change
+                .after
+                .iter()
+                .zip(&mask)
+                .filter(|(_, changed)| **changed)
+                .map(|(v, _)| v),
+        );
         match identity {
             Identity::Key => slots.extend(self.table.key_values(&change.before)),
             // The guard has seen to the content.
@@ -219,13 +256,22 @@ impl Statements<'_> {
     fn recreate(&mut self, mask: &[bool], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
-        let key_changed = table.key_values(&change.after).ne(table.key_values(&change.before));
+        let key_changed = table
+            .key_values(&change.after)
+            .ne(table.key_values(&change.before));
         let mut slots = Slots::default();
         slots.extend(&change.after);
         if !key_changed {
             slots.extend(table.key_values(&change.after));
         }
-        self.add(Kind::Recreate { key_changed, null_key }, mask, slots);
+        self.add(
+            Kind::Recreate {
+                key_changed,
+                null_key,
+            },
+            mask,
+            slots,
+        );
     }
 
     fn delete(&mut self, identity: Identity, change: &RowChange) {
@@ -293,7 +339,11 @@ impl Statements<'_> {
 /// The text of a statement; `marks` stand for its values in order.
 fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
     let name = quote(&table.name);
-    let abort = if table.own_conflict_clause { "OR ABORT " } else { "" };
+    let abort = if table.own_conflict_clause {
+        "OR ABORT "
+    } else {
+        ""
+    };
     let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
     let columns = names.join(", ");
     let (row, rest) = marks.split_at(names.len().min(marks.len()));
@@ -306,23 +356,34 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
             format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row}) {upsert}")
         }
         Kind::Insert(Identity::Rowid(alias)) => {
-            format!("INSERT {abort}INTO {name} ({alias}, {columns}) VALUES ({})", marks.join(", "))
+            format!(
+                "INSERT {abort}INTO {name} ({alias}, {columns}) VALUES ({})",
+                marks.join(", ")
+            )
         }
         Kind::Insert(_) => format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row})"),
         Kind::Update(identity) => {
             let mut marks = marks.iter();
             let changed = names.iter().zip(mask).filter(|(_, changed)| **changed);
-            let set: Vec<String> =
-                changed.zip(marks.by_ref()).map(|((n, _), mark)| format!("{n} = {mark}")).collect();
+            let set: Vec<String> = changed
+                .zip(marks.by_ref())
+                .map(|((n, _), mark)| format!("{n} = {mark}"))
+                .collect();
             let found = match identity {
                 Identity::Rowid(alias) => format!("{alias} = ?"),
                 other => condition(table, &names, other, marks.as_slice()),
             };
             format!("UPDATE {abort}{name} SET {} WHERE {found}", set.join(", "))
         }
-        Kind::Recreate { key_changed: false, .. } => {
+        Kind::Recreate {
+            key_changed: false, ..
+        } => {
             // A trigger may have deleted the row after the update before this statement: then it was there.
-            let missed = if table.has_triggers { "changes() = 0 AND " } else { "" };
+            let missed = if table.has_triggers {
+                "changes() = 0 AND "
+            } else {
+                ""
+            };
             let found = condition(table, &names, Identity::Key, rest);
             format!(
                 "INSERT {abort}INTO {name} ({columns}) SELECT {row} \
@@ -331,12 +392,18 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
         }
         Kind::Recreate { null_key, .. } => {
             let set = (0..names.len()).filter(|i| mask.get(*i) == Some(&true) && !table.key.contains(i));
-            let upsert =
-                if null_key { String::new() } else { upsert(table, &names, &set.collect::<Vec<_>>()) };
+            let upsert = if null_key {
+                String::new()
+            } else {
+                upsert(table, &names, &set.collect::<Vec<_>>())
+            };
             format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE changes() = 0 {upsert}")
         }
         Kind::Delete(identity) => {
-            format!("DELETE FROM {name} WHERE {}", condition(table, &names, identity, marks))
+            format!(
+                "DELETE FROM {name} WHERE {}",
+                condition(table, &names, identity, marks)
+            )
         }
         Kind::GuardFree => {
             let alias = table.rowid.unwrap_or("rowid");
@@ -364,8 +431,11 @@ fn guard(condition: &str) -> String {
 fn upsert(table: &Table, names: &[String], set: &[usize]) -> String {
     let name = |i: &usize| names.get(*i).cloned().unwrap_or_default();
     let key: Vec<String> = table.key.iter().map(name).collect();
-    let set: Vec<String> =
-        set.iter().map(name).map(|column| format!("{column} = excluded.{column}")).collect();
+    let set: Vec<String> = set
+        .iter()
+        .map(name)
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect();
     let action = match set.as_slice() {
         [] => "NOTHING".to_owned(),
         _ => format!("UPDATE SET {}", set.join(", ")),
@@ -377,7 +447,11 @@ fn upsert(table: &Table, names: &[String], set: &[usize]) -> String {
 fn condition(table: &Table, names: &[String], identity: Identity, marks: &[&str]) -> String {
     // Content is compared byte by byte, whatever the collation of the column.
     let content = |marks: &[&str]| -> Vec<String> {
-        names.iter().zip(marks).map(|(n, mark)| format!("{n} IS {mark} COLLATE BINARY")).collect()
+        names
+            .iter()
+            .zip(marks)
+            .map(|(n, mark)| format!("{n} IS {mark} COLLATE BINARY"))
+            .collect()
     };
     let terms = match identity {
         Identity::Key => {
@@ -414,7 +488,10 @@ pub(super) fn count_rows(
     }
     let (marks, args) = slots.into_parts();
     let found = condition(table, &names, identity, &marks);
-    let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {} WHERE {found} LIMIT 2)", quote(&table.name));
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM {} WHERE {found} LIMIT 2)",
+        quote(&table.name)
+    );
     let args = rusqlite::params_from_iter(args.iter().map(crate::replay::values::Bound));
     Ok(conn.prepare_cached(&sql)?.query_row(args, |row| row.get(0))?)
 }

@@ -78,8 +78,10 @@ impl ReplayStatement {
             [] => String::new(),
             names => format!(", key ({})", names.join(", ")),
         };
-        let context =
-            format!("transaction {}, change {}, table {}{key}", self.txn_id, self.change_id, self.table);
+        let context = format!(
+            "transaction {}, change {}, table {}{key}",
+            self.txn_id, self.change_id, self.table
+        );
         let category = match cause.code {
             Code::Constraint => Category::Conflict,
             _ => cause.category,
@@ -90,14 +92,20 @@ impl ReplayStatement {
 
 /// A contradiction between `entry` and the other side that is not a failed constraint.
 fn conflict(entry: &LogEntry, what: impl std::fmt::Display) -> Error {
-    let message =
-        format!("transaction {}, change {}, table {}: {what}", entry.txn_id, entry.change_id, entry.table);
+    let message = format!(
+        "transaction {}, change {}, table {}: {what}",
+        entry.txn_id, entry.change_id, entry.table
+    );
     Error::new(Category::Conflict, Code::Constraint, message)
 }
 
 /// True for tables that are never replayed: local ones, acknowledgements, and what SQLite keeps by itself.
 fn is_internal(table: &str) -> bool {
-    let starts = |prefix: &str| table.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
+    let starts = |prefix: &str| {
+        table
+            .get(..prefix.len())
+            .is_some_and(|p| p.eq_ignore_ascii_case(prefix))
+    };
     starts("sqlite_")
         || starts("__turso_internal_")
         || table.eq_ignore_ascii_case(WATERMARK_TABLE)

@@ -21,7 +21,10 @@ pub struct PushGenerator {
 impl PushGenerator {
     /// Starts with the schema of `base`, the state below all entries of the log. `base` is only read, and only here.
     pub fn new(base: &Connection) -> Result<Self> {
-        Ok(PushGenerator { mirror: mirror(base)?, generator: Generator::new() })
+        Ok(PushGenerator {
+            mirror: mirror(base)?,
+            generator: Generator::new(),
+        })
     }
 
     /// Passes over an entry that the remote has acknowledged.

@@ -49,8 +49,11 @@ pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> 
         generator: Generator::new(),
         moved: HashMap::new(),
     };
-    let mut report =
-        RebaseReport { replayed_changes: 0, replayed_transactions: 0, last_change_id: acknowledged };
+    let mut report = RebaseReport {
+        replayed_changes: 0,
+        replayed_transactions: 0,
+        last_change_id: acknowledged,
+    };
     let mut transactions = Transactions::new(current, acknowledged);
     while let Some(entries) = transactions.next_transaction()? {
         let replayed = rebase.transaction(&entries)?;
@@ -70,7 +73,12 @@ fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
            (SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow')",
     )?;
     let rows = statement.query_map([], |row| {
-        Ok(SchemaRow { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+        Ok(SchemaRow {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            table: row.get(2)?,
+            sql: row.get(3)?,
+        })
     })?;
     let mut tables: HashMap<String, SchemaRow> = HashMap::new();
     for row in rows {
@@ -186,7 +194,8 @@ impl Rebase<'_> {
         };
         let row = ddl.row();
         if row.kind == "table" {
-            ddl.apply(&self.local).map_err(|e| failed(e.categorized(Category::Internal)))?;
+            ddl.apply(&self.local)
+                .map_err(|e| failed(e.categorized(Category::Internal)))?;
             let moved = self.moved.remove(&row.name);
             if let (Ddl::Alter { after, .. }, Some(moved)) = (&ddl, moved) {
                 self.moved.insert(after.name.clone(), moved);
@@ -195,7 +204,10 @@ impl Rebase<'_> {
         let there = SchemaRow::find(self.scratch, &row.name)?;
         match (&ddl, &there) {
             (Ddl::Create(_), Some(there)) if there.kind != row.kind => {
-                return Err(conflict(entry, format!("the remote has a {} named {}", there.kind, row.name)));
+                return Err(conflict(
+                    entry,
+                    format!("the remote has a {} named {}", there.kind, row.name),
+                ));
             }
             // Somebody else has done it. Were it in the new log, the next pull would take it for ours.
             (Ddl::Create(_), Some(_)) | (Ddl::Drop(_), None) => return Ok(None),
@@ -232,18 +244,22 @@ impl Rebase<'_> {
         if identity != Identity::Key && !self.place(entry, &table, identity, &mut change)? {
             return Ok(None);
         }
-        self.execute(entry, &table, &change)?;
+        self.execute(entry, &table, &mut change)?;
         if change == original && entry.depth == 0 {
             return Ok(Some(entry.clone()));
         }
         Ok(Some(encoded(entry, &change)))
     }
 
-    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &RowChange) -> Result<()> {
+    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &mut RowChange) -> Result<()> {
         let loses_key = change.change_type == ChangeType::Update
             && table.identity(&change.before) == Identity::Key
             && table.identity(&change.after) != Identity::Key;
-        let known = if loses_key { self.rowid_of(table, &change.before)? } else { None };
+        let known = if loses_key {
+            self.rowid_of(table, &change.before)?
+        } else {
+            None
+        };
         for statement in self.generator.row_change(table, entry, change)? {
             // What guards look for has been seen to.
             if statement.purpose == Purpose::Change {
@@ -256,7 +272,10 @@ impl Rebase<'_> {
         }
         if loses_key {
             let rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
-            self.moved.entry(table.name.clone()).or_default().set(entry.rowid, rowid);
+            self.moved
+                .entry(table.name.clone())
+                .or_default()
+                .set(entry.rowid, rowid);
         }
         Ok(())
     }
@@ -285,6 +304,8 @@ impl Rebase<'_> {
                     moved.forget(entry.rowid);
                     return Ok(false);
                 }
+                // Nothing changed, so there is nothing to bring back.
+                (0, _) if !change.mask.contains(&true) => return Ok(false),
                 (0, _) => {
                     change.change_type = ChangeType::Insert;
                     change.before.clear();
@@ -335,11 +356,17 @@ impl Rebase<'_> {
         };
         let mask = match change.mask.as_slice() {
             [] => Vec::new(),
-            mask => {
-                from.iter().map(|from| from.and_then(|i| mask.get(i)).copied().unwrap_or(false)).collect()
-            }
+            mask => from
+                .iter()
+                .map(|from| from.and_then(|i| mask.get(i)).copied().unwrap_or(false))
+                .collect(),
         };
-        Ok(RowChange { before: row(&change.before), after: row(&change.after), mask, ..change })
+        Ok(RowChange {
+            before: row(&change.before),
+            after: row(&change.after),
+            mask,
+            ..change
+        })
     }
 
     /// For each column: the value that the row has on the scratch, otherwise the default.
@@ -352,13 +379,24 @@ impl Rebase<'_> {
     ) -> Result<Vec<Value>> {
         let known: Vec<Value> = from
             .iter()
-            .map(|from| from.and_then(|i| local_image.get(i)).cloned().unwrap_or(Value::Null))
+            .map(|from| {
+                from.and_then(|i| local_image.get(i))
+                    .cloned()
+                    .unwrap_or(Value::Null)
+            })
             .collect();
         let (found, args) = match (table.identity(&known), table.rowid) {
             (Identity::Key, _) => (key_condition(table), table.key_values(&known).cloned().collect()),
             (_, Some(alias)) if entry.change_type != ChangeType::Insert => {
-                let rowid = self.moved.entry(table.name.clone()).or_default().find(entry.rowid);
-                (format!("{alias} = ?"), vec![rowid.map_or(Value::Null, Value::Integer)])
+                let rowid = self
+                    .moved
+                    .entry(table.name.clone())
+                    .or_default()
+                    .find(entry.rowid);
+                (
+                    format!("{alias} = ?"),
+                    vec![rowid.map_or(Value::Null, Value::Integer)],
+                )
             }
             _ => ("FALSE".to_owned(), Vec::new()),
         };
@@ -367,14 +405,27 @@ impl Rebase<'_> {
         let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Vec<Value>> {
             (0..count).map(|i| Ok(from_column(row.get_ref(i)?))).collect()
         };
-        let sql = format!("SELECT {} FROM {} WHERE {found}", names.join(", "), quote(&table.name));
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {found}",
+            names.join(", "),
+            quote(&table.name)
+        );
         let mut statement = self.scratch.prepare_cached(&sql)?;
-        if let Some(row) = statement.query_row(params_from_iter(args.iter().map(Bound)), read).optional()? {
+        if let Some(row) = statement
+            .query_row(params_from_iter(args.iter().map(Bound)), read)
+            .optional()?
+        {
             return Ok(row);
         }
-        let defaults: Vec<&str> =
-            table.columns.iter().map(|c| c.default.as_deref().unwrap_or("NULL")).collect();
-        Ok(self.scratch.prepare_cached(&format!("SELECT ({})", defaults.join("), (")))?.query_row([], read)?)
+        let defaults: Vec<&str> = table
+            .columns
+            .iter()
+            .map(|c| c.default.as_deref().unwrap_or("NULL"))
+            .collect();
+        Ok(self
+            .scratch
+            .prepare_cached(&format!("SELECT ({})", defaults.join("), (")))?
+            .query_row([], read)?)
     }
 
     /// Rowid on the scratch of the row with the key in `values`.
@@ -382,14 +433,26 @@ impl Rebase<'_> {
         let Some(alias) = table.rowid else {
             return Ok(None);
         };
-        let sql = format!("SELECT {alias} FROM {} WHERE {}", quote(&table.name), key_condition(table));
+        let sql = format!(
+            "SELECT {alias} FROM {} WHERE {}",
+            quote(&table.name),
+            key_condition(table)
+        );
         let args = params_from_iter(table.key_values(values).map(Bound));
-        Ok(self.scratch.prepare_cached(&sql)?.query_row(args, |row| row.get(0)).optional()?)
+        Ok(self
+            .scratch
+            .prepare_cached(&sql)?
+            .query_row(args, |row| row.get(0))
+            .optional()?)
     }
 }
 
 fn key_condition(table: &Table) -> String {
-    let terms: Vec<String> = table.key_names.iter().map(|name| format!("{} IS ?", quote(name))).collect();
+    let terms: Vec<String> = table
+        .key_names
+        .iter()
+        .map(|name| format!("{} IS ?", quote(name)))
+        .collect();
     terms.join(" AND ")
 }
 
@@ -397,11 +460,15 @@ fn key_condition(table: &Table) -> String {
 fn free_rowid(conn: &Connection, table: &Table, alias: &str, wanted: i64) -> Result<i64> {
     let name = quote(&table.name);
     let taken = format!("SELECT EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?1)");
-    if !conn.prepare_cached(&taken)?.query_row([wanted], |row| row.get(0))? {
+    if !conn
+        .prepare_cached(&taken)?
+        .query_row([wanted], |row| row.get(0))?
+    {
         return Ok(wanted);
     }
-    let last: i64 =
-        conn.prepare_cached(&format!("SELECT max({alias}) FROM {name}"))?.query_row([], |row| row.get(0))?;
+    let last: i64 = conn
+        .prepare_cached(&format!("SELECT max({alias}) FROM {name}"))?
+        .query_row([], |row| row.get(0))?;
     if let Some(next) = last.checked_add(1) {
         return Ok(next);
     }

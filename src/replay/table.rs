@@ -86,12 +86,16 @@ impl Table {
                 if let part @ 1.. = row.get::<_, i64>(2)? {
                     key.push((part, columns.len()));
                 }
-                columns.push(Column { name: column, default: row.get(1)? });
+                columns.push(Column {
+                    name: column,
+                    default: row.get(1)?,
+                });
             }
         }
         key.sort_unstable();
         let key: Vec<usize> = key.into_iter().map(|(_, position)| position).collect();
-        let flag = |sql: &str| -> Result<bool> { Ok(conn.prepare_cached(sql)?.query_row([&name], |r| r.get(0))?) };
+        let flag =
+            |sql: &str| -> Result<bool> { Ok(conn.prepare_cached(sql)?.query_row([&name], |r| r.get(0))?) };
         let key_index = flag("SELECT count(*) > 0 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?;
         let without_rowid =
             flag("SELECT coalesce(max(wr), 0) FROM pragma_table_list WHERE schema = 'main' AND name = ?1")?;
@@ -102,7 +106,11 @@ impl Table {
         let rowid = ["rowid", "_rowid_", "oid"]
             .into_iter()
             .find(|alias| !without_rowid && !names.iter().any(|n| n == alias));
-        let key_names = key.iter().filter_map(|&k| columns.get(k)).map(|c: &Column| c.name.clone()).collect();
+        let key_names = key
+            .iter()
+            .filter_map(|&k| columns.get(k))
+            .map(|c: &Column| c.name.clone())
+            .collect();
         Ok(Some(Table {
             foreign_keys: foreign_keys(conn, &name, &columns)?,
             own_conflict_clause: sql.to_ascii_lowercase().contains("conflict"),
@@ -118,8 +126,11 @@ impl Table {
 
     /// How the row with `values` is found.
     pub(super) fn identity(&self, values: &[Value]) -> Identity {
-        let has_key =
-            !self.key.is_empty() && self.key.iter().all(|&k| values.get(k).is_some_and(|v| *v != Value::Null));
+        let has_key = !self.key.is_empty()
+            && self
+                .key
+                .iter()
+                .all(|&k| values.get(k).is_some_and(|v| *v != Value::Null));
         match self.rowid {
             _ if has_key => Identity::Key,
             Some(alias) => Identity::Rowid(alias),
@@ -134,20 +145,29 @@ impl Table {
 
     /// Position of the column `name`.
     pub(super) fn position(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|c| c.name.eq_ignore_ascii_case(name))
+        self.columns
+            .iter()
+            .position(|c| c.name.eq_ignore_ascii_case(name))
     }
 
     /// True if records of both tables have the same columns in the same order.
     pub(super) fn same_layout(&self, other: &Table) -> bool {
         self.columns.len() == other.columns.len()
-            && self.columns.iter().zip(&other.columns).all(|(a, b)| a.name.eq_ignore_ascii_case(&b.name))
+            && self
+                .columns
+                .iter()
+                .zip(&other.columns)
+                .all(|(a, b)| a.name.eq_ignore_ascii_case(&b.name))
     }
 }
 
 /// Name as spelled in the schema, and text, of the table `name`.
 fn schema_row(conn: &Connection, name: &str) -> Result<Option<(String, String)>> {
     let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
-    Ok(conn.prepare_cached(sql)?.query_row([name], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
+    Ok(conn
+        .prepare_cached(sql)?
+        .query_row([name], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?)
 }
 
 fn foreign_keys(conn: &Connection, table: &str, columns: &[Column]) -> Result<Vec<ForeignKey>> {
@@ -171,7 +191,12 @@ fn foreign_keys(conn: &Connection, table: &str, columns: &[Column]) -> Result<Ve
         }
         if let Some((_, key)) = keys.last_mut() {
             // A generated child column is in no record; its key cannot be told from the log.
-            key.from.push(columns.iter().position(|c| c.name.eq_ignore_ascii_case(&from)).unwrap_or(usize::MAX));
+            key.from.push(
+                columns
+                    .iter()
+                    .position(|c| c.name.eq_ignore_ascii_case(&from))
+                    .unwrap_or(usize::MAX),
+            );
             key.to.extend(to);
         }
     }

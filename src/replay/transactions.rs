@@ -24,7 +24,12 @@ impl<'a> Transactions<'a> {
     }
 
     fn with_page(conn: &'a Connection, after: i64, page_entries: usize) -> Self {
-        Transactions { conn, after, page: VecDeque::new(), page_entries }
+        Transactions {
+            conn,
+            after,
+            page: VecDeque::new(),
+            page_entries,
+        }
     }
 
     /// All entries of the next transaction; `None` at the end of the log.

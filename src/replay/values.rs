@@ -64,7 +64,11 @@ impl Slots {
 
     /// The marks if they are not all `?`: with them the text differs from that of other rows.
     pub(super) fn shape(&self) -> Vec<&'static str> {
-        if self.special { self.marks.clone() } else { Vec::new() }
+        if self.special {
+            self.marks.clone()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Marks and arguments.
