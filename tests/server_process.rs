@@ -230,7 +230,7 @@ fn malformed_requests() {
     }
     assert_eq!(
         client.post("/pull-updates", &vec![0; 4 << 20]).status,
-        400,
+        413,
         "too long"
     );
     assert_eq!(client.post("/nowhere", b"").status, 404);

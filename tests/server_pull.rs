@@ -389,3 +389,43 @@ fn an_empty_database() {
     replica.pull(&client);
     replica.assert_equals(&path);
 }
+
+#[test]
+fn a_backup_that_was_put_back_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = database(&dir, "wal");
+    let files = ["served.db", "served.db-wal", "served.db-sync"].map(|name| dir.path().join(name));
+    let server = serve(&path);
+    let mut before = Pages::default();
+    before.pull(&Client::new(server.url()));
+    server.shutdown();
+    let backup: Vec<_> = files.iter().map(|file| std::fs::read(file).ok()).collect();
+    let server = serve(&path);
+    let client = Client::new(server.url());
+    client.write(&["UPDATE t SET b = 'lost' WHERE id = 1"]);
+    let mut after = before.clone();
+    after.pull(&client);
+    server.shutdown();
+    for (file, bytes) in files.iter().zip(backup) {
+        bytes.map_or_else(
+            || drop(std::fs::remove_file(file)),
+            |bytes| std::fs::write(file, bytes).unwrap(),
+        );
+    }
+    let server = serve(&path);
+    let client = Client::new(server.url());
+    for i in 0..4 {
+        client.write(&[&format!("UPDATE t SET b = {i} WHERE id = 400")]);
+        before.pull(&client);
+        before.assert_equals(&path);
+        let request = PullUpdatesRequest {
+            client_revision: after.revision.clone(),
+            ..Default::default()
+        };
+        let answer = client.pull(&request);
+        assert_eq!(
+            (answer.status, answer.text().contains("unknown revision")),
+            (409, true)
+        );
+    }
+}

@@ -99,7 +99,7 @@ fn check(request: &PullUpdatesRequest) -> std::result::Result<(), Refusal> {
 }
 
 fn known(store: &Store, name: &str) -> std::result::Result<i64, Refusal> {
-    store.number(name).ok_or_else(|| {
+    store.number(name)?.ok_or_else(|| {
         Refusal::conflict(
             "unknown revision: this server never had it, or lost it; the replica has to be created anew",
         )
