@@ -221,6 +221,18 @@ fn a_bootstrap_in_parts_is_one_revision() {
     );
     pages.extend(rest);
     assert!(pages == whole.pages, "pages of one revision");
+    let newest = {
+        let mut newest = whole.clone();
+        newest.pull(&client);
+        newest.revision
+    };
+    let back = PullUpdatesRequest {
+        server_revision: head.server_revision.clone(),
+        client_revision: newest,
+        ..Default::default()
+    };
+    let back = decode(&client.pull(&back).body).1;
+    assert!(back.len() > 1 && back.iter().all(|(no, data)| whole.pages[no] == *data));
     let mut from_there = Pages {
         revision: head.server_revision,
         size: end,
