@@ -150,7 +150,7 @@ async fn keep_house(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
         }
         let store = shared.store.clone();
         let work = tokio::task::spawn_blocking(move || {
-            store.drop_idle(store::KEEP_IDLE);
+            store.drop_stale();
             if store.wants_checkpoint()
                 && let Err(e) = store.checkpoint()
             {
