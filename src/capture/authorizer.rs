@@ -114,6 +114,10 @@ impl Purpose {
 
     /// The first action names the statement; later ones are parts of it.
     fn set_ddl(&mut self, kind: DdlKind, object: &'static str, name: &str) {
+        // ANALYZE creates such tables; they never travel.
+        if name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("sqlite_")) {
+            return;
+        }
         self.ddl.get_or_insert_with(|| Ddl { kind, object, name: name.to_owned() });
     }
 }
