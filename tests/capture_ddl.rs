@@ -80,7 +80,7 @@ fn alter_carries_its_text() {
         "ALTER TABLE main.t DROP COLUMN b", "ALTER TABLE t RENAME TO u"];
     for (line, end) in log.iter().zip(ends) {
         assert!(line.starts_with("~<'table','t','t',"), "{line}");
-        assert!(line.ends_with(&format!("!_,_,_,_,_,NULL,NULL,NULL,NULL,'{end}'")), "{line}");
+        assert!(line.ends_with(&format!("!0,_,_,_,_,NULL,NULL,NULL,NULL,'{end}'")), "{line}");
     }
     assert_eq!(log[4], "~u#1<1,5>3,5!1,0,3,NULL");
     assert_eq!(log.len(), 5);

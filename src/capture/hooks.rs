@@ -64,6 +64,12 @@ impl Counters {
         db.total_changes() - self.internal_total.get()
     }
 
+    /// A statement that had counted `changes` was undone because its commit failed: SQLite reports 0 then.
+    pub fn forget(&self, db: Db, changes: i64) {
+        self.internal_total.set(self.internal_total.get() + changes);
+        self.hidden.set(Some(((db.changes(), db.total_changes()), 0)));
+    }
+
     /// Runs log writes so that the user's counters and last rowid do not show them.
     pub fn hiding<T>(&self, db: Db, write: impl FnOnce() -> T) -> T {
         let (changes, total, rowid) = (self.changes(db), db.total_changes(), db.last_insert_rowid());

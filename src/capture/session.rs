@@ -197,19 +197,21 @@ impl Session {
             Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
             Err(e) => Err(e),
         };
+        let counted = self.counted_since(total);
         let row = match outcome {
             Ok(row) => row,
-            Err(error) => return Err(self.failed(id, kind, error)),
+            Err(error) => return Err(self.failed(id, kind, error, counted)),
         };
-        if !row {
-            let changed = self.db.total_changes() != total;
-            let changes = if changed { self.db.changes() } else { 0 };
-            let slot = self.slot(id)?;
-            slot.changes = if slot.ddl.is_some() { 0 } else { changes };
-        }
+        let slot = self.slot(id)?;
+        slot.changes = if row || slot.ddl.is_some() { 0 } else { counted };
         self.set_active(id, row)?;
-        self.after_step(id, kind, row)?;
+        self.after_step(id, kind, row, counted)?;
         Ok(if row { Step::Row } else { Step::Done })
+    }
+
+    /// Changes that a statement counted when it ended, if it has ended since the total was `total`.
+    fn counted_since(&self, total: i64) -> i64 {
+        if self.db.total_changes() != total { self.db.changes() } else { 0 }
     }
 
     fn set_active(&mut self, id: usize, active: bool) -> Result<()> {
@@ -226,6 +228,11 @@ impl Session {
             return Ok(false);
         };
         let verb = match kind {
+            // SQLite refuses BEGIN, too, while a running statement's transaction has broken references.
+            Kind::Begin if self.db.has_broken_references() => {
+                let code = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
+                return Err(Error::sqlite(code, "FOREIGN KEY constraint failed"));
+            }
             Kind::Begin => {
                 capture.implicit = false;
                 return Ok(true);
@@ -271,7 +278,7 @@ impl Session {
         Ok(())
     }
 
-    fn after_step(&mut self, id: usize, kind: Kind, row: bool) -> Result<()> {
+    fn after_step(&mut self, id: usize, kind: Kind, row: bool, counted: i64) -> Result<()> {
         if self.capture.is_none() {
             return Ok(());
         }
@@ -279,7 +286,7 @@ impl Session {
             return Err(self.roll_back(id, error));
         }
         match kind {
-            Kind::Write if !row => self.writer_ended(true)?,
+            Kind::Write if !row => self.writer_ended(true, counted)?,
             Kind::Attach if !row => self.refuse_own_file()?,
             Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
             _ => {}
@@ -359,8 +366,8 @@ impl Session {
         self.flush(None, false)
     }
 
-    /// A write statement has ended; the last one ends the implicit transaction.
-    fn writer_ended(&mut self, keep: bool) -> Result<()> {
+    /// A write statement has ended, having counted some changes; the last one ends the implicit transaction.
+    fn writer_ended(&mut self, keep: bool, counted: i64) -> Result<()> {
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -373,6 +380,9 @@ impl Session {
         if let Some(capture) = self.capture.as_mut() {
             if keep && result.is_ok() {
                 result = hooks.as_internal(|| capture.commit.run());
+                if result.is_err() {
+                    hooks.counters.forget(self.db, counted);
+                }
             }
             if !self.db.autocommit() {
                 hooks.buffer.borrow_mut().clear();
@@ -385,7 +395,7 @@ impl Session {
     }
 
     /// A step failed: keeps or drops the buffered changes as SQLite did, and returns the error to report.
-    fn failed(&mut self, id: usize, kind: Kind, error: Error) -> Error {
+    fn failed(&mut self, id: usize, kind: Kind, error: Error, counted: i64) -> Error {
         let was_active = self.slot(id).is_ok_and(|slot| slot.active);
         let _ = self.set_active(id, false);
         let is_ddl = self.slot(id).is_ok_and(|slot| slot.schema.take().is_some());
@@ -396,7 +406,7 @@ impl Session {
             Ok(kept) => kept,
             Err(error) => return self.roll_back(id, error),
         };
-        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept) } else { Ok(()) };
+        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept, counted) } else { Ok(()) };
         self.note_transaction_end();
         ended.err().unwrap_or(error)
     }
@@ -447,7 +457,9 @@ impl Session {
     /// Back to the start. Ends a run as SQLite does: what it has changed so far stays.
     pub fn reset(&mut self, id: usize) -> Result<()> {
         let was_active = self.slot(id)?.active;
+        let total = self.db.total_changes();
         let result = self.statement(id)?.reset();
+        let counted = self.counted_since(total);
         self.set_active(id, false)?;
         let slot = self.slot(id)?;
         slot.schema = None;
@@ -457,7 +469,8 @@ impl Session {
             return Ok(());
         }
         let flushed = self.flush(Some(id), false);
-        let ended = if writes { self.writer_ended(result.is_ok() && flushed.is_ok()) } else { Ok(()) };
+        let keep = result.is_ok() && flushed.is_ok();
+        let ended = if writes { self.writer_ended(keep, counted) } else { Ok(()) };
         self.note_transaction_end();
         result.and(flushed).and(ended)
     }
