@@ -66,7 +66,7 @@ fn write_statement(r: &mut Random) -> String {
         5 | 6 => format!("UPDATE {or} t SET a = {a}, c = {b} WHERE id >= {c}"),
         7 => format!("UPDATE {or} t SET id = id + {a}, b = '{b}'"),
         8 => format!("DELETE FROM t WHERE c >= {a}"),
-        9 | 10 => format!("INSERT {or} INTO u VALUES ({a}, 'x'), ({b}, x'00ff'), ({c}, {d}), (nullif({d}, 1), 'y')"),
+        9 | 10 => format!("INSERT {or} INTO u VALUES ({a}, 'x'), ({b}, x'0041'), ({c}, {d}), (nullif({d}, 1), 'y')"),
         11 => format!("UPDATE {or} u SET a = a + {a}, b = b || '{b}'"),
         12 => format!("UPDATE {or} u SET rowid = rowid + {a} WHERE a > {b}"),
         13 => "DELETE FROM u".into(),

@@ -37,6 +37,7 @@ pub(super) struct Slot {
     statement: Option<RawStatement>,
     kind: Kind,
     ddl: Option<Ddl>,
+    counts_changes: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
     /// Between its first step and its end.
@@ -104,6 +105,7 @@ impl Session {
         let slot = Slot {
             statement: Some(statement),
             kind,
+            counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
             schema: None,
             active: false,
@@ -193,6 +195,7 @@ impl Session {
             return Ok(Step::Done);
         }
         let total = self.db.total_changes();
+        let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
             Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
             Err(e) => Err(e),
@@ -202,11 +205,24 @@ impl Session {
             Ok(row) => row,
             Err(error) => return Err(self.failed(id, kind, error, counted)),
         };
+        if row {
+            // Only the end of a statement counts; triggers leave SQLite's figure in between.
+            self.hooks.counters.report(self.db, users_changes);
+        } else {
+            self.note_counted(id);
+        }
         let slot = self.slot(id)?;
         slot.changes = if row || slot.ddl.is_some() { 0 } else { counted };
         self.set_active(id, row)?;
         self.after_step(id, kind, row, counted)?;
         Ok(if row { Step::Row } else { Step::Done })
+    }
+
+    /// Statement `id` has ended: if it counts changes, SQLite's figure is the user's again.
+    fn note_counted(&mut self, id: usize) {
+        if self.slot(id).is_ok_and(|slot| slot.counts_changes) {
+            self.hooks.counters.counted();
+        }
     }
 
     /// Changes that a statement counted when it ended, if it has ended since the total was `total`.
@@ -397,6 +413,9 @@ impl Session {
     /// A step failed: keeps or drops the buffered changes as SQLite did, and returns the error to report.
     fn failed(&mut self, id: usize, kind: Kind, error: Error, counted: i64) -> Error {
         let was_active = self.slot(id).is_ok_and(|slot| slot.active);
+        if was_active {
+            self.note_counted(id);
+        }
         let _ = self.set_active(id, false);
         let is_ddl = self.slot(id).is_ok_and(|slot| slot.schema.take().is_some());
         if self.capture.is_none() {
@@ -468,6 +487,7 @@ impl Session {
             // SQLite repeats the error of the last step here; it has been reported.
             return Ok(());
         }
+        self.note_counted(id);
         let flushed = self.flush(Some(id), false);
         let keep = result.is_ok() && flushed.is_ok();
         let ended = if writes { self.writer_ended(keep, counted) } else { Ok(()) };
