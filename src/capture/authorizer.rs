@@ -42,18 +42,24 @@ pub(super) struct Purpose {
     /// BEGIN, RELEASE or ROLLBACK of a savepoint.
     pub savepoint: Option<String>,
     pub attaches: bool,
+    /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
+    pub counts_changes: bool,
     temp_trigger: bool,
 }
 
 impl Purpose {
     /// Takes notice of `action`; an error is the reason why the statement is refused.
     pub fn note(&mut self, action: Action<'_>) -> Result<(), String> {
+        let first = action.first.unwrap_or("");
         match action.code {
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
+                self.counts_changes |= !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master");
+            }
             ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_ATTACH => self.attaches = true,
             ffi::SQLITE_CREATE_TEMP_TRIGGER => self.temp_trigger = true,
-            ffi::SQLITE_PRAGMA => return pragma(action.first.unwrap_or(""), action.second),
+            ffi::SQLITE_PRAGMA => return pragma(first, action.second),
             _ => {}
         }
         if !action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main")) {
@@ -61,7 +67,7 @@ impl Purpose {
         }
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
-                self.write(action.first.unwrap_or(""))
+                self.write(first)
             }
             _ => self.schema_change(action),
         }
@@ -114,6 +120,10 @@ impl Purpose {
 
     /// The first action names the statement; later ones are parts of it.
     fn set_ddl(&mut self, kind: DdlKind, object: &'static str, name: &str) {
+        // ANALYZE creates such tables; they never travel.
+        if name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("sqlite_")) {
+            return;
+        }
         self.ddl.get_or_insert_with(|| Ddl { kind, object, name: name.to_owned() });
     }
 }

@@ -50,10 +50,13 @@ impl Connection {
     /// Opens the database at `path`; `:memory:` without capture only. A missing file is created, unless `read_only`
     /// or `capture` is set: a replica is created by the sync engine.
     pub fn open(path: &str, options: OpenOptions) -> Result<Connection> {
-        let access = match (options.read_only, options.capture) {
-            (true, _) => ffi::SQLITE_OPEN_READONLY,
-            (false, true) => ffi::SQLITE_OPEN_READWRITE,
-            (false, false) => ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE,
+        if options.capture && !std::path::Path::new(path).exists() {
+            return Err(refused("there is no such replica; create it through the sync engine"));
+        }
+        // Without CREATE, ATTACH could not create databases either.
+        let access = match options.read_only {
+            true => ffi::SQLITE_OPEN_READONLY,
+            false => ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE,
         };
         let db = Db::open(path, access | ffi::SQLITE_OPEN_FULLMUTEX)?;
         // Kept here until the connection is closed or has taken it over: callbacks point to it.

@@ -64,12 +64,28 @@ impl Counters {
         db.total_changes() - self.internal_total.get()
     }
 
+    /// A statement has ended that counts changes: SQLite's figure is the user's.
+    pub fn counted(&self) {
+        self.hidden.set(None);
+    }
+
+    /// The user's figure is `users`, whatever SQLite's is.
+    pub fn report(&self, db: Db, users: i64) {
+        self.hidden.set(Some(((db.changes(), db.total_changes()), users)));
+    }
+
+    /// A statement that had counted `changes` was undone because its commit failed: SQLite reports 0 then.
+    pub fn forget(&self, db: Db, changes: i64) {
+        self.internal_total.set(self.internal_total.get() + changes);
+        self.report(db, 0);
+    }
+
     /// Runs log writes so that the user's counters and last rowid do not show them.
     pub fn hiding<T>(&self, db: Db, write: impl FnOnce() -> T) -> T {
         let (changes, total, rowid) = (self.changes(db), db.total_changes(), db.last_insert_rowid());
         let result = write();
         self.internal_total.set(self.internal_total.get() + db.total_changes() - total);
-        self.hidden.set(Some(((db.changes(), db.total_changes()), changes)));
+        self.report(db, changes);
         db.set_last_insert_rowid(rowid);
         result
     }

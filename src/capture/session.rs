@@ -37,6 +37,7 @@ pub(super) struct Slot {
     statement: Option<RawStatement>,
     kind: Kind,
     ddl: Option<Ddl>,
+    counts_changes: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
     /// Between its first step and its end.
@@ -104,6 +105,7 @@ impl Session {
         let slot = Slot {
             statement: Some(statement),
             kind,
+            counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
             schema: None,
             active: false,
@@ -193,23 +195,39 @@ impl Session {
             return Ok(Step::Done);
         }
         let total = self.db.total_changes();
+        let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
             Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
             Err(e) => Err(e),
         };
+        let counted = self.counted_since(total);
         let row = match outcome {
             Ok(row) => row,
-            Err(error) => return Err(self.failed(id, kind, error)),
+            Err(error) => return Err(self.failed(id, kind, error, counted)),
         };
-        if !row {
-            let changed = self.db.total_changes() != total;
-            let changes = if changed { self.db.changes() } else { 0 };
-            let slot = self.slot(id)?;
-            slot.changes = if slot.ddl.is_some() { 0 } else { changes };
+        if row {
+            // Only the end of a statement counts; triggers leave SQLite's figure in between.
+            self.hooks.counters.report(self.db, users_changes);
+        } else {
+            self.note_counted(id);
         }
+        let slot = self.slot(id)?;
+        slot.changes = if row || slot.ddl.is_some() { 0 } else { counted };
         self.set_active(id, row)?;
-        self.after_step(id, kind, row)?;
+        self.after_step(id, kind, row, counted)?;
         Ok(if row { Step::Row } else { Step::Done })
+    }
+
+    /// Statement `id` has ended: if it counts changes, SQLite's figure is the user's again.
+    fn note_counted(&mut self, id: usize) {
+        if self.slot(id).is_ok_and(|slot| slot.counts_changes) {
+            self.hooks.counters.counted();
+        }
+    }
+
+    /// Changes that a statement counted when it ended, if it has ended since the total was `total`.
+    fn counted_since(&self, total: i64) -> i64 {
+        if self.db.total_changes() != total { self.db.changes() } else { 0 }
     }
 
     fn set_active(&mut self, id: usize, active: bool) -> Result<()> {
@@ -226,6 +244,11 @@ impl Session {
             return Ok(false);
         };
         let verb = match kind {
+            // SQLite refuses BEGIN, too, while a running statement's transaction has broken references.
+            Kind::Begin if self.db.has_broken_references() => {
+                let code = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
+                return Err(Error::sqlite(code, "FOREIGN KEY constraint failed"));
+            }
             Kind::Begin => {
                 capture.implicit = false;
                 return Ok(true);
@@ -271,7 +294,7 @@ impl Session {
         Ok(())
     }
 
-    fn after_step(&mut self, id: usize, kind: Kind, row: bool) -> Result<()> {
+    fn after_step(&mut self, id: usize, kind: Kind, row: bool, counted: i64) -> Result<()> {
         if self.capture.is_none() {
             return Ok(());
         }
@@ -279,7 +302,7 @@ impl Session {
             return Err(self.roll_back(id, error));
         }
         match kind {
-            Kind::Write if !row => self.writer_ended(true)?,
+            Kind::Write if !row => self.writer_ended(true, counted)?,
             Kind::Attach if !row => self.refuse_own_file()?,
             Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
             _ => {}
@@ -359,8 +382,8 @@ impl Session {
         self.flush(None, false)
     }
 
-    /// A write statement has ended; the last one ends the implicit transaction.
-    fn writer_ended(&mut self, keep: bool) -> Result<()> {
+    /// A write statement has ended, having counted some changes; the last one ends the implicit transaction.
+    fn writer_ended(&mut self, keep: bool, counted: i64) -> Result<()> {
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -373,6 +396,9 @@ impl Session {
         if let Some(capture) = self.capture.as_mut() {
             if keep && result.is_ok() {
                 result = hooks.as_internal(|| capture.commit.run());
+                if result.is_err() {
+                    hooks.counters.forget(self.db, counted);
+                }
             }
             if !self.db.autocommit() {
                 hooks.buffer.borrow_mut().clear();
@@ -385,8 +411,11 @@ impl Session {
     }
 
     /// A step failed: keeps or drops the buffered changes as SQLite did, and returns the error to report.
-    fn failed(&mut self, id: usize, kind: Kind, error: Error) -> Error {
+    fn failed(&mut self, id: usize, kind: Kind, error: Error, counted: i64) -> Error {
         let was_active = self.slot(id).is_ok_and(|slot| slot.active);
+        if was_active {
+            self.note_counted(id);
+        }
         let _ = self.set_active(id, false);
         let is_ddl = self.slot(id).is_ok_and(|slot| slot.schema.take().is_some());
         if self.capture.is_none() {
@@ -396,7 +425,7 @@ impl Session {
             Ok(kept) => kept,
             Err(error) => return self.roll_back(id, error),
         };
-        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept) } else { Ok(()) };
+        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept, counted) } else { Ok(()) };
         self.note_transaction_end();
         ended.err().unwrap_or(error)
     }
@@ -447,7 +476,9 @@ impl Session {
     /// Back to the start. Ends a run as SQLite does: what it has changed so far stays.
     pub fn reset(&mut self, id: usize) -> Result<()> {
         let was_active = self.slot(id)?.active;
+        let total = self.db.total_changes();
         let result = self.statement(id)?.reset();
+        let counted = self.counted_since(total);
         self.set_active(id, false)?;
         let slot = self.slot(id)?;
         slot.schema = None;
@@ -456,8 +487,10 @@ impl Session {
             // SQLite repeats the error of the last step here; it has been reported.
             return Ok(());
         }
+        self.note_counted(id);
         let flushed = self.flush(Some(id), false);
-        let ended = if writes { self.writer_ended(result.is_ok() && flushed.is_ok()) } else { Ok(()) };
+        let keep = result.is_ok() && flushed.is_ok();
+        let ended = if writes { self.writer_ended(keep, counted) } else { Ok(()) };
         self.note_transaction_end();
         result.and(flushed).and(ended)
     }
