@@ -49,25 +49,57 @@ fn other_connections_see_an_injection_like_any_commit() {
 }
 
 #[test]
-fn a_row_without_data_truncates_and_counts_only_when_it_comes_last() {
-    let folder = folder();
-    let app = wal_database(folder.path());
-    let pages = pages_of(&app);
-    for (last, expected) in [("(1, ?1), (9, NULL)", 8), ("(8, NULL), (1, ?1)", 8)] {
+fn a_row_without_data_after_page_1_truncates() {
+        ("(1, ?1), (?2 + 1, NULL)", true),
+        ("(?2 + 1, NULL), (1, ?1)", false),
+    ] {
+        let folder = folder();
+        let app = wal_database(folder.path());
+        let before = pages_of(&app);
+        let source = Connection::open_in_memory().unwrap();
+        source.execute_batch("CREATE TABLE other (x)").unwrap();
+        let source = pages_of(&source);
+        let mut first = source[0];
+        header::finish(&mut first, &before[0], source.len() as u32);
         let injector = open_app(folder.path());
         injector.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let sql = format!("INSERT INTO sqlite_dbpage (pgno, data) VALUES {last}");
-        injector.execute(&sql, [&pages[0][..]]).unwrap();
-        injector.execute_batch("COMMIT").unwrap();
-        let index = Snapshot::write(&folder.path().join("main.db"), NO_WAIT)
-            .unwrap()
-            .log()
+        let mut insert = injector
+            .prepare("INSERT INTO sqlite_dbpage (pgno, data) VALUES (2, ?1)")
             .unwrap();
-        let size: u32 = open_app(folder.path())
-            .query_row("SELECT max(pgno) FROM sqlite_dbpage", [], |row| row.get(0))
-            .unwrap_or(expected);
-        assert!(index.mark.frames > 0 && size >= expected.min(8));
+        let sql = "INSERT INTO sqlite_dbpage (pgno, data) VALUES (1, ?1), (?2 + 1, NULL)";
+        let mut finish = injector.prepare(sql).unwrap();
+        insert.execute([&source[1][..]]).unwrap();
+        finish.execute((&first[..], source.len() as u32)).unwrap();
+        injector.execute_batch("COMMIT").unwrap();
+        let pages = pages_of(&open_app(folder.path())).len();
+        assert_eq!(
+            pages,
+            if truncates { source.len() } else { before.len() },
+            "{rows}"
+        );
     }
+}
+
+#[test]
+fn a_statement_after_the_injection_of_page_1_reads_a_stale_schema() {
+    let folder = folder();
+    let app = open_app(folder.path());
+    app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE a (x); CREATE TABLE b (x); CREATE TABLE c (x)")
+        .unwrap();
+    let source = Connection::open_in_memory().unwrap();
+    source.execute_batch(TABLE).unwrap();
+    source.execute_batch("CREATE TABLE far_behind (x)").unwrap();
+    let source = pages_of(&source);
+    let mut first = source[0];
+    header::finish(&mut first, &pages_of(&app)[0], source.len() as u32);
+    let injector = open_app(folder.path());
+    injector.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut insert = injector
+        .prepare("INSERT INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)")
+        .unwrap();
+    insert.execute((1, &first[..])).unwrap();
+    let error = Error::from(insert.execute((2, &source[1][..])).unwrap_err());
+    assert_eq!(error.code, crate::error::Code::Corrupt, "{error}");
 }
 
 #[test]
