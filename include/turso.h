@@ -449,7 +449,7 @@ turso_status_code_t turso_database_open(const turso_database_t *database,
                                         const char **error_opt_out);
 
 /**
- * Opens a connection; any number may exist. `*connection` is released with turso_connection_deinit and may outlive
+ * Opens a connection; any number may exist, but only one for a database in memory. `*connection` is released with turso_connection_deinit and may outlive
  * the database handle.
  *
  * Errors: MISUSE for NULL and before turso_database_open. Threads: any.
