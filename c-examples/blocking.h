@@ -20,8 +20,8 @@ static inline turso_status_code_t drive(const turso_sync_database_t *replica, co
 static inline void create(const turso_sync_database_t *replica) {
     const char *error = NULL;
     const turso_sync_operation_t *operation = NULL;
-    must(turso_sync_database_create(replica, &operation, &error), error, "create");
-    must(drive(replica, operation, &error), error, "create");
+    must(turso_sync_database_create(replica, &operation, &error), &error, "create");
+    must(drive(replica, operation, &error), &error, "create");
     turso_sync_operation_deinit(operation);
 }
 
@@ -30,8 +30,8 @@ static inline const turso_connection_t *connect_to(const turso_sync_database_t *
     const char *error = NULL;
     const turso_sync_operation_t *operation = NULL;
     const turso_connection_t *connection = NULL;
-    must(turso_sync_database_connect(replica, &operation, &error), error, "connect");
-    must(drive(replica, operation, &error), error, "connect");
+    must(turso_sync_database_connect(replica, &operation, &error), &error, "connect");
+    must(drive(replica, operation, &error), &error, "connect");
     must(turso_sync_operation_result_extract_connection(operation, &connection), NULL, "connect");
     turso_sync_operation_deinit(operation);
     return connection;

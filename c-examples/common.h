@@ -10,13 +10,19 @@
 
 #include <turso_sync.h>
 
-/* Ends the program if `status` is a failure. `error` is the message the failed call wrote, or NULL. */
-static inline void must(turso_status_code_t status, const char *error, const char *what) {
+/*
+ * Ends the program if `status` is a failure. `error` is where the failed call put its message, or NULL. (It is a pointer
+ * because C may evaluate the arguments in any order: the call that sets it is one of them.)
+ */
+static inline void must(turso_status_code_t status, const char **error, const char *what) {
     if (status == TURSO_OK || status == TURSO_DONE || status == TURSO_ROW) {
         return;
     }
-    fprintf(stderr, "%s failed with status %u: %s\n", what, (unsigned)status, error ? error : "no message");
-    turso_str_deinit(error);
+    fprintf(stderr, "%s failed with status %u: %s\n", what, (unsigned)status,
+            error != NULL && *error != NULL ? *error : "no message");
+    if (error != NULL) {
+        turso_str_deinit(*error);
+    }
     exit(1);
 }
 
@@ -26,11 +32,11 @@ static inline void run_sql(const turso_connection_t *connection, const char *sql
         const char *error = NULL;
         turso_statement_t *statement = NULL;
         size_t used = 0;
-        must(turso_connection_prepare_first(connection, sql, &statement, &used, &error), error, sql);
+        must(turso_connection_prepare_first(connection, sql, &statement, &used, &error), &error, sql);
         if (statement == NULL) {
             return; /* only white space and comments were left */
         }
-        must(turso_statement_execute(statement, NULL, &error), error, sql);
+        must(turso_statement_execute(statement, NULL, &error), &error, sql);
         turso_statement_deinit(statement);
         sql += used;
     }
@@ -40,7 +46,7 @@ static inline void run_sql(const turso_connection_t *connection, const char *sql
 static inline turso_statement_t *prepare(const turso_connection_t *connection, const char *sql) {
     const char *error = NULL;
     turso_statement_t *statement = NULL;
-    must(turso_connection_prepare_single(connection, sql, &statement, &error), error, sql);
+    must(turso_connection_prepare_single(connection, sql, &statement, &error), &error, sql);
     return statement;
 }
 
@@ -48,7 +54,7 @@ static inline turso_statement_t *prepare(const turso_connection_t *connection, c
 static inline bool next_row(const turso_statement_t *statement) {
     const char *error = NULL;
     turso_status_code_t status = turso_statement_step(statement, &error);
-    must(status, error, "step");
+    must(status, &error, "step");
     return status == TURSO_ROW;
 }
 
@@ -104,7 +110,7 @@ static inline const turso_sync_database_t *new_replica(const char *url, const ch
     sync.remote_url = url;
     sync.client_name = client_name;
     sync.bootstrap_if_empty = true; /* download what the remote has when the replica is new */
-    must(turso_sync_database_new(&database, &sync, &replica, &error), error, path);
+    must(turso_sync_database_new(&database, &sync, &replica, &error), &error, path);
     return replica;
 }
 

@@ -22,7 +22,7 @@ struct replica {
     const turso_connection_t *connection;
     const turso_sync_changes_t *changes;
     enum stage stage;
-    bool ready; /* may be resumed: nothing that it waits for is in flight */
+    int in_flight; /* requests that its operation waits for */
 };
 
 /* A request in flight. */
@@ -135,7 +135,7 @@ static void start_transfer(CURLM *multi, struct replica *replica, const turso_sy
     if (curl_multi_add_handle(multi, t->easy) != CURLM_OK) {
         exit(1);
     }
-    replica->ready = false;
+    replica->in_flight++;
 }
 
 /* libcurl has finished a transfer. It checks Content-Length and chunks itself: a short body is an error here. */
@@ -150,7 +150,7 @@ static void end_transfer(CURLM *multi, struct transfer *t, CURLcode result) {
         }
         must(turso_sync_database_io_done(t->item), NULL, "done");
     }
-    t->replica->ready = true;
+    t->replica->in_flight--;
     turso_sync_database_io_item_deinit(t->item);
     curl_multi_remove_handle(multi, t->easy);
     curl_easy_cleanup(t->easy);
@@ -164,7 +164,7 @@ static void serve_queue(CURLM *multi, struct replica *replica) {
     for (;;) {
         const char *error = NULL;
         const turso_sync_io_item_t *item = NULL;
-        must(turso_sync_database_io_take_item(replica->database, &item, &error), error, "take_item");
+        must(turso_sync_database_io_take_item(replica->database, &item, &error), &error, "take_item");
         if (item == NULL) {
             return;
         }
@@ -204,7 +204,7 @@ static void begin(struct replica *r) {
     case FINISHED:
         break;
     }
-    must(status, error, r->path);
+    must(status, &error, r->path);
 }
 
 /* Takes the result of an operation that has ended, and goes to the next stage. */
@@ -223,7 +223,7 @@ static void finish(struct replica *r) {
 
 /* Resumes a replica until it waits for the network or has finished. */
 static void advance(CURLM *multi, struct replica *r) {
-    while (r->ready && r->stage != FINISHED) {
+    while (r->in_flight == 0 && r->stage != FINISHED) {
         const char *error = NULL;
         if (r->operation == NULL) {
             begin(r);
@@ -231,9 +231,9 @@ static void advance(CURLM *multi, struct replica *r) {
         turso_status_code_t status = turso_sync_operation_resume(r->operation, &error);
         if (status == TURSO_IO) {
             serve_queue(multi, r);
-            must(turso_sync_database_io_step_callbacks(r->database, &error), error, r->path);
+            must(turso_sync_database_io_step_callbacks(r->database, &error), &error, r->path);
         } else {
-            must(status, error, r->path);
+            must(status, &error, r->path);
             finish(r);
         }
     }
@@ -272,7 +272,6 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < count; i++) {
         replicas[i].path = argv[i + 2];
         replicas[i].database = new_replica(argv[1], argv[i + 2], "curl-multi");
-        replicas[i].ready = true;
     }
     while (finished < count) {
         finished = 0;

@@ -424,16 +424,16 @@ static void drive(const turso_sync_database_t *replica, const turso_sync_operati
     while ((status = turso_sync_operation_resume(operation, &error)) == TURSO_IO) {
         for (;;) {
             const turso_sync_io_item_t *item = NULL;
-            must(turso_sync_database_io_take_item(replica, &item, &error), error, "take_item");
+            must(turso_sync_database_io_take_item(replica, &item, &error), &error, "take_item");
             if (item == NULL) {
                 break;
             }
             serve(item);
             turso_sync_database_io_item_deinit(item);
         }
-        must(turso_sync_database_io_step_callbacks(replica, &error), error, "step_callbacks");
+        must(turso_sync_database_io_step_callbacks(replica, &error), &error, "step_callbacks");
     }
-    must(status, error, what);
+    must(status, &error, what);
 }
 
 int main(int argc, char **argv) {
@@ -447,11 +447,11 @@ int main(int argc, char **argv) {
     const turso_sync_changes_t *changes = NULL;
     const turso_sync_database_t *replica = new_replica(argv[1], argv[2], "host-io");
 
-    must(turso_sync_database_create(replica, &operation, &error), error, "create");
+    must(turso_sync_database_create(replica, &operation, &error), &error, "create");
     drive(replica, operation, "create");
     turso_sync_operation_deinit(operation);
 
-    must(turso_sync_database_connect(replica, &operation, &error), error, "connect");
+    must(turso_sync_database_connect(replica, &operation, &error), &error, "connect");
     drive(replica, operation, "connect");
     must(turso_sync_operation_result_extract_connection(operation, &connection), NULL, "connect");
     turso_sync_operation_deinit(operation);
@@ -459,16 +459,16 @@ int main(int argc, char **argv) {
     run_sql(connection, "CREATE TABLE IF NOT EXISTS visits (id INTEGER PRIMARY KEY, at TEXT);"
                         "INSERT INTO visits (at) VALUES (datetime())");
 
-    must(turso_sync_database_push_changes(replica, &operation, &error), error, "push");
+    must(turso_sync_database_push_changes(replica, &operation, &error), &error, "push");
     drive(replica, operation, "push");
     turso_sync_operation_deinit(operation);
 
-    must(turso_sync_database_wait_changes(replica, &operation, &error), error, "wait");
+    must(turso_sync_database_wait_changes(replica, &operation, &error), &error, "wait");
     drive(replica, operation, "wait");
     must(turso_sync_operation_result_extract_changes(operation, &changes), NULL, "wait");
     turso_sync_operation_deinit(operation);
     if (changes != NULL) {
-        must(turso_sync_database_apply_changes(replica, changes, &operation, &error), error, "apply");
+        must(turso_sync_database_apply_changes(replica, changes, &operation, &error), &error, "apply");
         drive(replica, operation, "apply");
         turso_sync_operation_deinit(operation);
     }

@@ -21,12 +21,12 @@ int main(int argc, char **argv) {
     const char *text = "written locally";
     size_t position = (size_t)turso_statement_named_position(insert, ":text");
     must(turso_statement_bind_positional_text(insert, position, text, strlen(text)), NULL, "bind");
-    must(turso_statement_execute(insert, NULL, &error), error, "insert");
+    must(turso_statement_execute(insert, NULL, &error), &error, "insert");
     turso_statement_deinit(insert);
 
     /* And now the remote: local changes up, remote changes down. */
-    must(push(replica, &error), error, "push");
-    must(pull(replica, &error), error, "pull");
+    must(push(replica, &error), &error, "push");
+    must(pull(replica, &error), &error, "pull");
     print_rows(connection, "SELECT id, text FROM notes ORDER BY id");
 
     turso_connection_deinit(connection);

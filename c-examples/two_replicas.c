@@ -33,8 +33,8 @@ static int64_t pending(const struct device *device) {
     const char *error = NULL;
     const turso_sync_operation_t *operation = NULL;
     turso_sync_stats_t stats;
-    must(turso_sync_database_stats(device->replica, &operation, &error), error, "stats");
-    must(drive(device->replica, operation, &error), error, "stats");
+    must(turso_sync_database_stats(device->replica, &operation, &error), &error, "stats");
+    must(drive(device->replica, operation, &error), &error, "stats");
     must(turso_sync_operation_result_extract_stats(operation, &stats), NULL, "stats");
     turso_sync_operation_deinit(operation);
     return stats.cdc_operations;
@@ -43,14 +43,14 @@ static int64_t pending(const struct device *device) {
 static void do_push(const struct device *device) {
     const char *error = NULL;
     int64_t before = pending(device);
-    must(push(device->replica, &error), error, "push");
+    must(push(device->replica, &error), &error, "push");
     printf("%s pushed: %lld changes were pending, now %lld\n", device->name, (long long)before,
            (long long)pending(device));
 }
 
 static void do_pull(const struct device *device) {
     const char *error = NULL;
-    must(pull(device->replica, &error), error, "pull");
+    must(pull(device->replica, &error), &error, "pull");
     printf("%s pulled, keeping %lld pending changes of its own\n", device->name, (long long)pending(device));
 }
 

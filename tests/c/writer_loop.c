@@ -60,8 +60,8 @@ static void write_transaction(struct worker *w, int rows) {
         must(turso_statement_bind_positional_text(insert, 1, id, (size_t)len), NULL, "bind id");
         must(turso_statement_bind_positional_text(insert, 2, w->name, strlen(w->name)), NULL, "bind worker");
         must(turso_statement_bind_positional_int(insert, 3, w->next + i), NULL, "bind n");
-        must(turso_statement_execute(insert, NULL, &error), error, "insert");
-        must(turso_statement_reset(insert, &error), error, "reset");
+        must(turso_statement_execute(insert, NULL, &error), &error, "insert");
+        must(turso_statement_reset(insert, &error), &error, "reset");
         used += (size_t)snprintf(notes + used, sizeof notes - used, "%s\n", id);
     }
     run_sql(w->connection, "COMMIT");
