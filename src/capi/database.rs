@@ -59,7 +59,11 @@ impl DatabaseSettings {
             Some(other) => return Err(not_supported(&format!("vfs {other:?}"))),
         };
         Ok(DatabaseSettings {
-            path: if in_memory { ":memory:".to_owned() } else { path.to_owned() },
+            path: if in_memory {
+                ":memory:".to_owned()
+            } else {
+                path.to_owned()
+            },
             in_memory,
             read_only: config.open_flags & read_only != 0,
         })

@@ -366,6 +366,7 @@ static void test_concurrent_use(const char *path) {
     turso_connection_t *a = open_connection(path), *b = open_connection(path);
     pthread_t thread;
     void *result = NULL;
+    turso_connection_set_busy_timeout_ms(a, 600000); /* its COMMIT waits for b's look at the lock */
     turso_connection_set_busy_timeout_ms(b, 600000);
     run_sql(a, "CREATE TABLE IF NOT EXISTS locks (x); BEGIN IMMEDIATE");
     turso_statement_t *s = prepare(b, "INSERT INTO locks VALUES (1)");
