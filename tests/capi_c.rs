@@ -201,6 +201,27 @@ fn contract_of_the_replica() {
 }
 
 #[test]
+fn the_static_library_can_live_beside_another_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("libturso_sync.a");
+    run(Command::new("sh")
+        .arg(root().join("tests/static_library.sh"))
+        .arg(library().with_extension("a"))
+        .arg(&archive));
+    let program = dir.path().join("program");
+    run(Command::new("cc")
+        .args(["-std=c99", "-I"])
+        .arg(root().join("include"))
+        .args(STRICT)
+        .arg("-o")
+        .arg(&program)
+        .arg(root().join("tests/c/static_clash.c"))
+        .arg(&archive)
+        .args(["-lpthread", "-ldl", "-lm"]));
+    run(&mut Command::new(&program));
+}
+
+#[test]
 fn sanitizers_are_really_on() {
     let dir = installed();
     let program = compile(

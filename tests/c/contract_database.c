@@ -30,11 +30,8 @@ static turso_connection_t *open_connection(const char *path) {
     return connection;
 }
 
-static int log_lines;
-
-static void count_lines(const turso_log_t *log) {
-    CHECK(log->message != NULL && log->target != NULL && log->file != NULL && log->timestamp > 0);
-    log_lines++;
+static void ignore_log(const turso_log_t *log) {
+    (void)log;
 }
 
 static void test_setup(void) {
@@ -49,7 +46,7 @@ static void test_setup(void) {
     config.log_level = "\xff";
     FAILS(TURSO_MISUSE, "UTF-8", turso_setup(&config, err()));
     config.log_level = "trace";
-    config.logger = count_lines;
+    config.logger = ignore_log;
     OK(turso_setup(&config, err()));
     OK(turso_setup(&config, err()));
 }

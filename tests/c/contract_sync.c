@@ -546,7 +546,20 @@ static void test_plain_access(const char *directory) {
     turso_sync_database_deinit(db);
 }
 
+static int log_lines;
+
+static void count_lines(const turso_log_t *log) {
+    CHECK(log->message != NULL && log->target != NULL && log->file != NULL && log->timestamp > 0);
+    CHECK(strstr(log->message, "secret") == NULL);
+    log_lines++;
+}
+
 int main(int argc, char **argv) {
+    turso_config_t log;
+    memset(&log, 0, sizeof log);
+    log.logger = count_lines;
+    log.log_level = "trace";
+    OK(turso_setup(&log, err()));
     REQUIRE(argc == 2);
     test_configuration(argv[1]);
     test_null_handles();
@@ -557,5 +570,6 @@ int main(int argc, char **argv) {
     test_changes(argv[1]);
     test_driver(argv[1]);
     test_plain_access(argv[1]);
+    CHECK(log_lines > 0);
     return verdict("contract_sync");
 }

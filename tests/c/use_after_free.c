@@ -4,9 +4,12 @@
 
 #include <turso.h>
 
+/* Volatile, so that the compiler does not see through it and refuse the fault. */
+static char *volatile hidden;
+
 int main(void) {
-    volatile char *byte = malloc(1);
-    free((void *)byte);
-    printf("%s %d\n", turso_version(), *byte);
+    hidden = malloc(1);
+    free(hidden);
+    printf("%s %d\n", turso_version(), *hidden);
     return 0;
 }
