@@ -9,6 +9,7 @@
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer` | what is refused |
+//! | `log`, `state` | the local tables: change log, and what the replica knows about itself |
 //! | `sqlite` | the C interface |
 
 mod authorizer;
@@ -21,6 +22,7 @@ pub mod log;
 mod outcome;
 mod session;
 mod sqlite;
+pub mod state;
 mod statement;
 mod table;
 

@@ -1,110 +1,290 @@
 //! The use-cases: create, pull, push, checkpoint.
+//!
+//! Each is an [`Operation`] that the host drives (see [`crate::io`]). What a replica consists of:
+//!
+//! * the main file with the local tables, where [`ReplicaState`](crate::capture::state::ReplicaState) says which
+//!   revision its base is,
+//! * the base below the local changes, kept by [`PageStore`],
+//! * the metadata, which the host stores for us and which is repaired from the state when it is behind.
+//!
+//! Push, apply and checkpoint exclude each other through the lock file; the download of a wait does not need
+//! it, so that a long poll never blocks a push.
+
+mod bootstrap;
+mod image;
+mod lock;
+mod maintenance;
+mod metadata;
+mod opts;
+mod pull;
+mod push;
+mod remote;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use maintenance::DatabaseSyncEngineStats;
+pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
+pub use opts::DatabaseSyncEngineOpts;
+pub use pull::DbChangesStatus;
 
 use crate::capture::Connection;
+use crate::capture::state::{self, ReplicaState};
 use crate::error::{Error, Result};
-use crate::io::{Operation, SyncEngineIoQueue};
+use crate::io::{Operation, SyncEngineIo, SyncEngineIoQueue};
+use crate::pages::{BaseHealth, BaseState, PageStore};
+use lock::{SyncGuard, SyncLock};
 
-/// Configuration of a replica.
-#[derive(Debug, Clone, Default)]
-pub struct DatabaseSyncEngineOpts {
-    /// Path of the main file.
-    pub path: String,
-    /// URL of the remote; `None` reuses the saved one, or leaves the URL to the host.
-    pub remote_url: Option<String>,
-    /// First part of the client id, such as the program's name.
-    pub client_name: String,
-    /// Longest time the remote may hold an empty answer of a wait, in milliseconds; 0 = answer at once.
-    pub long_poll_timeout_ms: u32,
-    /// Download the remote when the replica is created; otherwise it starts empty and offline.
-    pub bootstrap_if_empty: bool,
-    /// Bytes reserved at the end of each page of a database that starts empty; 0 = none.
-    pub reserved_bytes: u8,
-    /// Partial sync by prefix, in bytes; 0 = off. Not supported yet: a clear error.
-    pub partial_prefix_bytes: u64,
-    /// Partial sync by query. Not supported yet: a clear error.
-    pub partial_query: Option<String>,
-    /// Key sent as `x-turso-encryption-key` with every request.
-    pub remote_encryption_key: Option<String>,
-    /// Row changes per push request (a transaction is never split); 0 = the library's default.
-    pub push_operations_threshold: u64,
-    /// Bytes per pull request of a bootstrap; 0 = one request.
-    pub pull_bytes_threshold: u64,
+/// How long the library's own statements wait for another writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A replica. Share it between threads as you like; clones are the same replica.
+#[derive(Clone)]
+pub struct DatabaseSyncEngine {
+    inner: Arc<Inner>,
 }
 
-/// Figures about a replica.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DatabaseSyncEngineStats {
-    /// Captured changes that the remote has not acknowledged.
-    pub cdc_operations: i64,
-    /// Bytes of the write-ahead log.
-    pub main_wal_size: u64,
-    /// Bytes of the revert file.
-    pub revert_wal_size: u64,
-    /// Unix seconds of the last pull; 0 = never.
-    pub last_pull_unix_time: i64,
-    /// Unix seconds of the last push; 0 = never.
-    pub last_push_unix_time: i64,
-    /// Bytes of request bodies since open.
-    pub network_sent_bytes: u64,
-    /// Bytes of answer bodies since open.
-    pub network_received_bytes: u64,
-    /// The synced revision; empty if there was never one.
-    pub revision: String,
+/// Time and chance, as inputs: a test gives its own.
+pub trait Environment: Send + Sync {
+    /// Unix seconds.
+    fn unix_time(&self) -> i64;
+    /// A UUID that nobody else has.
+    fn unique_id(&self) -> String;
 }
 
-/// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
-pub struct DbChangesStatus {}
+/// Time and chance of the operating system.
+pub struct SystemEnvironment;
 
-/// A replica. Shared between threads; one sync operation at a time.
-pub struct DatabaseSyncEngine {}
+impl Environment for SystemEnvironment {
+    fn unix_time(&self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |d| d.as_secs() as i64)
+    }
+
+    fn unique_id(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
+    }
+}
+
+struct Inner {
+    opts: DatabaseSyncEngineOpts,
+    files: Files,
+    environment: Box<dyn Environment>,
+    queue: SyncEngineIoQueue,
+    lock: SyncLock,
+    store: PageStore,
+    /// Present once the replica is open.
+    metadata: Mutex<Option<DatabaseMetadata>>,
+    /// A download exists that has been neither applied nor dropped.
+    download_taken: Arc<AtomicBool>,
+    connections: AtomicUsize,
+    /// Frames in the write-ahead log from which on a commit tries a checkpoint.
+    checkpoint_at: AtomicU32,
+}
+
+struct Files {
+    main: PathBuf,
+    info: String,
+    changes: PathBuf,
+}
+
+impl Files {
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.main.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+}
 
 impl DatabaseSyncEngine {
     /// Checks the configuration; does no IO.
-    pub fn new(_opts: DatabaseSyncEngineOpts) -> Result<Self> {
-        Err(Error::internal("stub"))
+    pub fn new(opts: DatabaseSyncEngineOpts) -> Result<Self> {
+        Self::with_environment(opts, Box::new(SystemEnvironment))
     }
+
+    /// Like [`new`](Self::new), with time and chance of the caller's making.
+    pub fn with_environment(opts: DatabaseSyncEngineOpts, environment: Box<dyn Environment>) -> Result<Self> {
+        opts.validate()?;
+        let main = PathBuf::from(&opts.path);
+        let files = Files {
+            info: format!("{}-info", opts.path),
+            changes: PathBuf::from(format!("{}-changes", opts.path)),
+            main,
+        };
+        let inner = Inner {
+            lock: SyncLock::new(files.beside("-lock")),
+            store: PageStore::new(&files.main, &files.beside("-wal-revert")),
+            opts,
+            files,
+            environment,
+            queue: SyncEngineIoQueue::default(),
+            metadata: Mutex::new(None),
+            download_taken: Arc::default(),
+            connections: AtomicUsize::new(0),
+            checkpoint_at: AtomicU32::new(maintenance::CHECKPOINT_FRAMES),
+        };
+        Ok(DatabaseSyncEngine {
+            inner: Arc::new(inner),
+        })
+    }
+
     /// Where the requests of this replica's operations go.
     pub fn io(&self) -> &SyncEngineIoQueue {
-        unimplemented!()
+        &self.inner.queue
     }
-    /// Opens the replica, creating it (by download, or empty) if it does not exist.
+
+    /// Opens the replica, creating it if it does not exist: by downloading the remote, or empty and offline if
+    /// `bootstrap_if_empty` is off.
     pub fn create_db(&self) -> Operation<()> {
-        unimplemented!()
+        self.operation(|inner| async move { inner.open_or_create(true).await })
     }
-    /// Opens an existing replica.
+
+    /// Opens an existing replica; fails with `metadata not found` if there is none.
     pub fn open(&self) -> Operation<()> {
-        unimplemented!()
+        self.operation(|inner| async move { inner.open_or_create(false).await })
     }
-    /// Opens a capturing connection.
+
+    /// Opens the replica, downloading the remote if it does not exist, whatever `bootstrap_if_empty` says.
+    pub fn bootstrap_db(&self) -> Operation<()> {
+        self.operation(|inner| async move { inner.bootstrap_or_open().await })
+    }
+
+    /// Opens a connection whose changes are captured.
     pub fn connect_rw(&self) -> Operation<Connection> {
-        unimplemented!()
+        self.operation(|inner| async move { inner.connect() })
     }
+
     /// Downloads what is new on the remote; `None` if nothing is.
     pub fn wait_changes_from_remote(&self) -> Operation<Option<DbChangesStatus>> {
-        unimplemented!()
+        self.operation(|inner| async move { inner.wait().await })
     }
+
     /// Applies downloaded changes below the pending local ones.
-    pub fn apply_changes_from_remote(&self, _changes: DbChangesStatus) -> Operation<()> {
-        unimplemented!()
+    pub fn apply_changes_from_remote(&self, changes: DbChangesStatus) -> Operation<()> {
+        self.operation(|inner| async move {
+            let guard = inner.lock()?;
+            inner.apply(changes, &guard).await
+        })
     }
+
     /// Sends the pending changes.
     pub fn push_changes_to_remote(&self) -> Operation<()> {
-        unimplemented!()
+        self.operation(|inner| async move {
+            let guard = inner.lock()?;
+            inner.push(&guard).await
+        })
     }
-    /// Wait and apply; true if something was new.
+
+    /// Downloads and applies what is new on the remote; true if something was.
     pub fn pull_changes_from_remote(&self) -> Operation<bool> {
-        unimplemented!()
+        self.operation(|inner| async move {
+            let guard = inner.lock()?;
+            inner.pull(&guard).await
+        })
     }
-    /// Push, then pull; true if something was new.
+
+    /// Pushes, then pulls; true if something was new on the remote (one's own changes count).
     pub fn sync(&self) -> Operation<bool> {
-        unimplemented!()
+        self.operation(|inner| async move {
+            let guard = inner.lock()?;
+            inner.push(&guard).await?;
+            inner.pull(&guard).await
+        })
     }
-    /// Moves the write-ahead log into the main file.
+
+    /// Moves the write-ahead log into the main file, as far as readers allow.
     pub fn checkpoint(&self) -> Operation<()> {
-        unimplemented!()
+        self.operation(|inner| async move {
+            let guard = inner.lock()?;
+            inner.checkpoint(BUSY_TIMEOUT, &guard)
+        })
     }
+
     /// Figures about the replica.
     pub fn stats(&self) -> Operation<DatabaseSyncEngineStats> {
-        unimplemented!()
+        self.operation(|inner| async move { inner.stats() })
+    }
+
+    fn operation<T, F>(&self, start: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Operation<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+        T: 'static,
+    {
+        let inner = self.inner.clone();
+        Operation::new(async move { start(inner).await })
+    }
+}
+
+impl Inner {
+    /// Takes the right to sync; BUSY if somebody has it.
+    fn lock(&self) -> Result<SyncGuard> {
+        self.require_open()?;
+        self.lock.acquire()
+    }
+
+    fn require_open(&self) -> Result<()> {
+        if self.metadata().is_none() {
+            return Err(Error::misuse(
+                "sync engine must be initialized: finish create or open first",
+            ));
+        }
+        Ok(())
+    }
+
+    fn metadata(&self) -> MutexGuard<'_, Option<DatabaseMetadata>> {
+        self.metadata.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self) -> &Path {
+        &self.files.main
+    }
+
+    /// Reads the state and checks whether the base is what the state says.
+    fn base(&self, _guard: &SyncGuard) -> Result<(ReplicaState, BaseHealth)> {
+        let state = state::read_state(self.path(), BUSY_TIMEOUT)?;
+        let health = self.store.recover(&base_state(&state))?;
+        Ok((state, health))
+    }
+
+    /// Changes the metadata and has the host store them.
+    async fn update_metadata(&self, change: impl FnOnce(&mut DatabaseMetadata)) -> Result<()> {
+        let content = {
+            let mut guard = self.metadata();
+            let metadata = guard
+                .as_mut()
+                .ok_or_else(|| Error::internal("the replica is not open"))?;
+            change(metadata);
+            metadata.encode()?
+        };
+        self.write_info(content).await
+    }
+
+    async fn write_info(&self, content: Vec<u8>) -> Result<()> {
+        self.queue.full_write(&self.files.info, content).await?;
+        Ok(())
+    }
+
+    fn connect(self: &Arc<Self>) -> Result<Connection> {
+        self.require_open()?;
+        let options = crate::capture::OpenOptions {
+            capture: true,
+            read_only: false,
+            observer: Some(Arc::new(maintenance::CheckpointWhenNeeded(self.clone()))),
+        };
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        let opened = Connection::open(&self.opts.path, options);
+        if opened.is_err() {
+            self.connections.fetch_sub(1, Ordering::SeqCst);
+        }
+        opened
+    }
+}
+
+fn base_state(state: &ReplicaState) -> BaseState {
+    BaseState {
+        epoch: state.epoch,
+        base_pages: state.base_pages,
     }
 }

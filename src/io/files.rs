@@ -35,10 +35,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// Replaces the file so that a crash or power loss at any moment leaves the old or the new content, and that the new
 /// content is durable on return. Creates the parent directory if needed; keeps the permissions of the old file.
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     fs::create_dir_all(directory)
         .map_err(|e| Error::io(format_args!("create directory {}", directory.display()), &e))?;
     let temporary = temporary_name(path);
@@ -50,6 +47,19 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
     }
     sync_directory(directory)
         .map_err(|e| Error::io(format_args!("sync directory {}", directory.display()), &e))
+}
+
+/// Renames a file within its directory, replacing `to`; the new name is durable on return.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
+    let renamed = fs::rename(from, to).and_then(|()| sync_directory(directory_of(to)));
+    renamed.map_err(|e| Error::io(format_args!("rename {} to {}", from.display(), to.display()), &e))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A name in the same directory that nobody else uses: two writers must not meet in one temporary file.

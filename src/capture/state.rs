@@ -1,0 +1,227 @@
+//! What the main file says about itself: table `turso_sync_local`, written in the same transaction as the pages
+//! it describes. It decides; `<db>-info` follows.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+
+use super::log::{self, CHANGE_FLOOR, STATE_TABLE, WATERMARK_TABLE};
+use crate::error::{Category, Code, Error, Result};
+
+/// State of a replica, as stored in its main file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaState {
+    /// Name of this replica on the remote.
+    pub client_id: String,
+    /// Number of bases this file has had; decides which entries of the revert file are valid.
+    pub epoch: i64,
+    /// Revision of the base; empty before the first contact.
+    pub revision: String,
+    /// Pages of the base.
+    pub base_pages: u32,
+    /// Change ids up to this one are used up, although their rows may be gone.
+    pub change_floor: i64,
+}
+
+/// What kind of file lies at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileKind {
+    /// No file, or a database without a single table.
+    Nothing,
+    /// A SQLite database that is not a replica.
+    PlainDatabase,
+    /// A replica.
+    Replica(ReplicaState),
+}
+
+impl ReplicaState {
+    /// Reads the state from the local tables.
+    pub fn read(conn: &Connection) -> Result<Self> {
+        Ok(ReplicaState {
+            client_id: value(conn, "client_id")?,
+            epoch: value(conn, "epoch")?,
+            revision: value(conn, "revision")?,
+            base_pages: value(conn, "base_pages")?,
+            change_floor: value(conn, CHANGE_FLOOR)?,
+        })
+    }
+
+    /// Writes the state; the caller's transaction decides when it counts.
+    pub fn write(&self, conn: &Connection) -> Result<()> {
+        let mut statement = conn.prepare(&format!("INSERT OR REPLACE INTO {STATE_TABLE} VALUES (?1, ?2)"))?;
+        statement.execute(("client_id", &self.client_id))?;
+        statement.execute(("epoch", self.epoch))?;
+        statement.execute(("revision", &self.revision))?;
+        statement.execute(("base_pages", self.base_pages))?;
+        statement.execute((CHANGE_FLOOR, self.change_floor))?;
+        Ok(())
+    }
+}
+
+fn value<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -> Result<T> {
+    let sql = format!("SELECT value FROM {STATE_TABLE} WHERE name = ?1");
+    let value = conn.query_row(&sql, [name], |row| row.get(0)).optional()?;
+    value.ok_or_else(|| {
+        Error::corrupt(format!(
+            "the replica's own state is incomplete: {STATE_TABLE} has no {name}"
+        ))
+    })
+}
+
+/// Opens a connection for the library's own small reads and writes. It captures nothing and never checkpoints.
+pub fn open_internal(path: &Path, busy_timeout: Duration) -> Result<Connection> {
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    conn.busy_timeout(busy_timeout)?;
+    conn.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")?;
+    Ok(conn)
+}
+
+/// Looks at the file at `path` without changing it.
+pub fn inspect(path: &Path, busy_timeout: Duration) -> Result<FileKind> {
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(FileKind::Nothing),
+        Err(e) => return Err(Error::io(format!("look at {}", path.display()), &e)),
+        Ok(m) if !m.is_file() => {
+            let text = format!(
+                "{} is not a file; give the path of a database file",
+                path.display()
+            );
+            return Err(Error::new(Category::Usage, Code::Misuse, text));
+        }
+        Ok(_) => {}
+    }
+    let conn = open_internal(path, busy_timeout)?;
+    let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if objects == 0 {
+        return Ok(FileKind::Nothing);
+    }
+    let is_replica = log::has_local_tables(&conn)?;
+    Ok(if is_replica {
+        FileKind::Replica(ReplicaState::read(&conn)?)
+    } else {
+        FileKind::PlainDatabase
+    })
+}
+
+/// Creates a database without tables at `path`. SQLite writes its first page straight into the main file.
+pub fn create_empty(path: &Path, busy_timeout: Duration) -> Result<()> {
+    switch_to_wal(&open_internal(path, busy_timeout)?, path)
+}
+
+/// Turns the database at `path` (a fresh base) into a replica with `state`; only the log is written.
+pub fn initialize(path: &Path, state: &ReplicaState, busy_timeout: Duration) -> Result<()> {
+    let mut conn = open_internal(path, busy_timeout)?;
+    switch_to_wal(&conn, path)?;
+    let txn = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    log::create_local_tables(&txn)?;
+    state.write(&txn)?;
+    Ok(txn.commit()?)
+}
+
+fn switch_to_wal(conn: &Connection, path: &Path) -> Result<()> {
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        let text = format!(
+            "{} cannot use write-ahead logging (journal mode {mode})",
+            path.display()
+        );
+        return Err(Error::new(Category::Storage, Code::Error, text));
+    }
+    Ok(())
+}
+
+/// Reads the state of the replica at `path`.
+pub fn read_state(path: &Path, busy_timeout: Duration) -> Result<ReplicaState> {
+    ReplicaState::read(&open_internal(path, busy_timeout)?)
+}
+
+/// Records that the base equals `revision` as well (an empty answer moved the remote on).
+pub fn set_revision(path: &Path, state: &ReplicaState, revision: &str, busy_timeout: Duration) -> Result<()> {
+    let conn = open_internal(path, busy_timeout)?;
+    let sql = format!(
+        "UPDATE {STATE_TABLE} SET value = ?1 WHERE name = 'revision'
+         AND (SELECT value FROM {STATE_TABLE} WHERE name = 'epoch') = ?2"
+    );
+    conn.execute(&sql, (revision, state.epoch))?;
+    Ok(())
+}
+
+/// What the remote acknowledged to `client_id`, as far as this database knows: (pull_gen, change_id).
+pub fn read_watermark(conn: &Connection, client_id: &str) -> Result<Option<(i64, i64)>> {
+    let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    if conn.query_row(exists, [WATERMARK_TABLE], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(None);
+    }
+    let sql = format!("SELECT pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id = ?1");
+    Ok(conn
+        .query_row(&sql, [client_id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
+/// Largest change id that was ever given out.
+pub fn last_change_id(conn: &Connection) -> Result<i64> {
+    let floor: i64 = value(conn, CHANGE_FLOOR)?;
+    let last: Option<i64> = conn.query_row("SELECT max(change_id) FROM turso_cdc", [], |row| row.get(0))?;
+    Ok(last.unwrap_or(0).max(floor))
+}
+
+/// Number of pending changes: captured changes after `acknowledged` that a push would send.
+pub fn count_pending(conn: &Connection, acknowledged: i64) -> Result<i64> {
+    let sql = "SELECT count(*) FROM turso_cdc WHERE change_id > ?1 AND depth = 0";
+    Ok(conn.query_row(sql, [acknowledged], |row| row.get(0))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_replica_is_recognised_by_its_local_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.db");
+        assert_eq!(inspect(&path, WAIT).unwrap(), FileKind::Nothing);
+        let state = ReplicaState {
+            client_id: "c".into(),
+            epoch: 1,
+            revision: "r".into(),
+            base_pages: 0,
+            change_floor: 0,
+        };
+        create_empty(&path, WAIT).unwrap();
+        assert_eq!(inspect(&path, WAIT).unwrap(), FileKind::Nothing);
+        initialize(&path, &state, WAIT).unwrap();
+        assert_eq!(inspect(&path, WAIT).unwrap(), FileKind::Replica(state.clone()));
+        set_revision(&path, &state, "s", WAIT).unwrap();
+        assert_eq!(read_state(&path, WAIT).unwrap().revision, "s");
+        // Another process has applied a pull in the meantime: its revision stays.
+        set_revision(&path, &ReplicaState { epoch: 0, ..state }, "t", WAIT).unwrap();
+        assert_eq!(read_state(&path, WAIT).unwrap().revision, "s");
+
+        let plain = dir.path().join("p.db");
+        Connection::open(&plain)
+            .unwrap()
+            .execute_batch("CREATE TABLE t(x)")
+            .unwrap();
+        assert_eq!(inspect(&plain, WAIT).unwrap(), FileKind::PlainDatabase);
+        assert!(
+            inspect(dir.path(), WAIT)
+                .unwrap_err()
+                .message
+                .contains("not a file")
+        );
+        std::fs::write(dir.path().join("g"), [7u8; 8192]).unwrap();
+        assert_eq!(
+            inspect(&dir.path().join("g"), WAIT).unwrap_err().code,
+            Code::NotADb
+        );
+    }
+}

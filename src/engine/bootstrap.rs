@@ -1,0 +1,221 @@
+//! Create and open.
+//!
+//! A download is validated and durable in `<db>-changes` before the metadata announces it; only then it becomes
+//! the main file, by a rename. Until the replica has been opened once, the metadata carries the checksum of the
+//! downloaded file, so that no other file is ever taken for it. A crash anywhere leads to the same download again
+//! or to a replica that is complete.
+
+use super::image::{self, ImageWriter};
+use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
+use super::remote::Shared;
+use super::{BUSY_TIMEOUT, Inner, base_state};
+use crate::capture::state::{self, FileKind, ReplicaState};
+use crate::error::{Error, Result};
+use crate::io::SyncEngineIo;
+use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
+use crate::protocol::{selector, url};
+
+const PAGE_SIZE: u64 = 4096;
+
+impl Inner {
+    /// `create_db` and `open`.
+    pub(super) async fn open_or_create(&self, create: bool) -> Result<()> {
+        let bootstrap = create && self.opts.bootstrap_if_empty;
+        self.open_with(create, bootstrap).await
+    }
+
+    /// `bootstrap_db`.
+    pub(super) async fn bootstrap_or_open(&self) -> Result<()> {
+        self.open_with(true, true).await
+    }
+
+    async fn open_with(&self, create: bool, bootstrap: bool) -> Result<()> {
+        if self.metadata().is_some() {
+            return Ok(());
+        }
+        if let Some(url) = &self.opts.remote_url {
+            url::normalize(url)?;
+        }
+        let _guard = self.lock.acquire()?;
+        let stored = self.queue.full_read(&self.files.info).await?.body;
+        let stored = DatabaseMetadata::parse(&stored, &self.files.info)?;
+        let kind = state::inspect(self.path(), BUSY_TIMEOUT)?;
+        let metadata = match (stored, kind) {
+            (stored, FileKind::Replica(state)) => self.reopen(stored, &state)?,
+            (Some(stored), FileKind::PlainDatabase) => self.finish_bootstrap(stored)?,
+            (None, FileKind::PlainDatabase) => {
+                return Err(Error::identity(format!(
+                    "{} is a SQLite database that never was a replica; it is left as it is - choose another path",
+                    self.opts.path
+                )));
+            }
+            (Some(stored), FileKind::Nothing) if stored.bootstrap().is_none() => {
+                return Err(Error::corrupt(format!(
+                    "the main file {} is gone, but its metadata {} are there; restore the file, or remove the \
+                     metadata to start again",
+                    self.opts.path, self.files.info
+                )));
+            }
+            (None, FileKind::Nothing) if !create => {
+                return Err(Error::misuse(format!(
+                    "metadata not found: there is no replica at {}; create it first",
+                    self.opts.path
+                )));
+            }
+            (stored, FileKind::Nothing) => {
+                // A download that was cut short before its rename keeps its identity.
+                let metadata = stored.unwrap_or_else(|| DatabaseMetadata::new(self.new_client_id()));
+                self.create(metadata, bootstrap).await?
+            }
+        };
+        self.finish_open(metadata).await
+    }
+
+    fn new_client_id(&self) -> String {
+        format!("{}-{}", self.opts.client_name, self.environment.unique_id())
+    }
+
+    /// The replica exists: its own state decides, the metadata follow.
+    fn reopen(&self, stored: Option<DatabaseMetadata>, state: &ReplicaState) -> Result<DatabaseMetadata> {
+        let mut metadata = stored.unwrap_or_else(|| DatabaseMetadata::new(state.client_id.clone()));
+        if metadata.client_unique_id != state.client_id {
+            return Err(Error::identity(format!(
+                "the metadata {} belong to replica {}, but the main file is replica {}; restore the file that \
+                 belongs to them, or remove the metadata, which are rebuilt from the main file",
+                self.files.info, metadata.client_unique_id, state.client_id
+            )));
+        }
+        metadata.set_bootstrap(None);
+        metadata.set_revision(&state.revision);
+        self.store.recover(&base_state(state))?;
+        Ok(metadata)
+    }
+
+    async fn create(&self, mut metadata: DatabaseMetadata, bootstrap: bool) -> Result<DatabaseMetadata> {
+        self.save_configuration(&mut metadata);
+        // Side files of a main file that does not exist belong to nothing, and a stale log would be replayed.
+        for suffix in ["-wal", "-shm", "-wal-revert"] {
+            remove_if_there(&self.files.beside(suffix))?;
+        }
+        if !bootstrap {
+            metadata.set_bootstrap(None);
+            self.initialize(&metadata, 0)?;
+            return Ok(metadata);
+        }
+        let (revision, mark) = self.download().await?;
+        metadata.set_revision(&revision);
+        metadata.last_pull_unix_time = Some(self.environment.unix_time());
+        metadata.set_bootstrap(Some(mark));
+        self.write_info(metadata.encode()?).await?;
+        if mark.pages > 0 {
+            crate::io::files::rename_durably(&self.files.changes, self.path())?;
+        }
+        self.initialize(&metadata, mark.pages)?;
+        metadata.set_bootstrap(None);
+        Ok(metadata)
+    }
+
+    /// The metadata announce a download and there is a database without local tables: is it that download?
+    fn finish_bootstrap(&self, mut metadata: DatabaseMetadata) -> Result<DatabaseMetadata> {
+        let expected = metadata.bootstrap();
+        if expected.is_none() || expected != Some(image::checksum(self.path())?) {
+            return Err(Error::identity(format!(
+                "{} is not the replica that {} describes; restore the replica's file, or move both away to start again",
+                self.opts.path, self.files.info
+            )));
+        }
+        self.initialize(&metadata, expected.map_or(0, |mark| mark.pages))?;
+        metadata.set_bootstrap(None);
+        Ok(metadata)
+    }
+
+    /// Makes the fresh base (or nothing) a replica.
+    fn initialize(&self, metadata: &DatabaseMetadata, base_pages: u32) -> Result<()> {
+        let state = ReplicaState {
+            client_id: metadata.client_unique_id.clone(),
+            epoch: 1,
+            revision: metadata.revision().to_owned(),
+            base_pages,
+            change_floor: 0,
+        };
+        if base_pages == 0 {
+            state::create_empty(self.path(), BUSY_TIMEOUT)?;
+        }
+        self.store.initialize(&base_state(&state))?;
+        state::initialize(self.path(), &state, BUSY_TIMEOUT)
+    }
+
+    fn save_configuration(&self, metadata: &mut DatabaseMetadata) -> bool {
+        let wanted = SavedConfiguration {
+            remote_url: self.opts.remote_url.clone(),
+        };
+        let changes = wanted.remote_url.is_some() && metadata.saved_url() != wanted.remote_url.as_deref();
+        if changes || metadata.saved_configuration.is_none() {
+            metadata.saved_configuration = Some(wanted);
+            return true;
+        }
+        false
+    }
+
+    async fn finish_open(&self, mut metadata: DatabaseMetadata) -> Result<()> {
+        let stored = self.queue.full_read(&self.files.info).await?.body;
+        self.save_configuration(&mut metadata);
+        let content = metadata.encode()?;
+        if stored != content {
+            self.write_info(content).await?;
+        }
+        *self.metadata() = Some(metadata);
+        Ok(())
+    }
+
+    /// Downloads the whole remote into `<db>-changes`, as a database image; the revision and what the image is.
+    async fn download(&self) -> Result<(String, BootstrapMark)> {
+        let image = Shared::new(ImageWriter::create(&self.files.changes)?);
+        let chunk = (self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE)) as u32;
+        let mut header: Option<PullHeader> = None;
+        let mut next_page = 0u32;
+        loop {
+            let request = PullUpdatesRequest {
+                server_revision: header
+                    .as_ref()
+                    .map(|h| h.server_revision.clone())
+                    .unwrap_or_default(),
+                server_pages_selector: match chunk {
+                    0 => Vec::new(),
+                    _ => selector::encode_range(next_page..next_page.saturating_add(chunk))?,
+                },
+                ..Default::default()
+            };
+            let sink = image.clone();
+            let answer = self
+                .fetch_pages("bootstrap", &request, move |page_no, data| {
+                    sink.with(|image| image.page(page_no, data))
+                })
+                .await?;
+            if let Some(first) = &header
+                && (first.server_revision != answer.server_revision || first.db_size != answer.db_size)
+            {
+                return Err(
+                    Error::protocol("the remote changed the revision in the middle of a download").retry(),
+                );
+            }
+            let pages = u32::try_from(answer.db_size)
+                .map_err(|_| Error::protocol("the remote database is too large"))?;
+            header = Some(answer);
+            next_page = next_page.saturating_add(chunk);
+            if chunk == 0 || next_page >= pages {
+                let revision = header.map(|h| h.server_revision).unwrap_or_default();
+                return Ok((revision, image.take()?.finish(pages)?));
+            }
+        }
+    }
+}
+
+fn remove_if_there(path: &std::path::Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), &e))
+        }
+        _ => Ok(()),
+    }
+}

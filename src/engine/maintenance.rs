@@ -1,0 +1,112 @@
+//! Checkpoints, and figures about the replica.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::lock::SyncGuard;
+use super::{BUSY_TIMEOUT, Inner, base_state};
+use crate::capture::{Observer, state};
+use crate::error::Result;
+use crate::pages::BaseHealth;
+
+/// Frames in the write-ahead log from which on the engine checkpoints by itself; SQLite's own default.
+pub(super) const CHECKPOINT_FRAMES: u32 = 1000;
+
+/// Figures about a replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DatabaseSyncEngineStats {
+    /// Captured changes that the remote has not acknowledged, as far as the last push has seen.
+    pub cdc_operations: i64,
+    /// Bytes of the write-ahead log.
+    pub main_wal_size: u64,
+    /// Bytes of the revert file.
+    pub revert_wal_size: u64,
+    /// Unix seconds of the last pull; 0 = never.
+    pub last_pull_unix_time: i64,
+    /// Unix seconds of the last push; 0 = never.
+    pub last_push_unix_time: i64,
+    /// Bytes of request bodies since open.
+    pub network_sent_bytes: u64,
+    /// Bytes of answer bodies since open.
+    pub network_received_bytes: u64,
+    /// The synced revision; empty if there was never one.
+    pub revision: String,
+}
+
+impl Inner {
+    pub(super) fn checkpoint(&self, busy_timeout: Duration, guard: &SyncGuard) -> Result<()> {
+        let (state, health) = self.base(guard)?;
+        if health != BaseHealth::Intact {
+            // Nothing to preserve: the next pull fetches the base again. The log must still not grow.
+            return self.store.checkpoint_without_base(busy_timeout);
+        }
+        let report = self.store.checkpoint(&base_state(&state), busy_timeout)?;
+        let rest = report.log_frames.saturating_sub(report.copied_frames);
+        self.checkpoint_at
+            .store(rest.saturating_add(CHECKPOINT_FRAMES), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Checkpoints if the log has grown past the threshold; failing to is no failure of what was done before.
+    pub(super) fn checkpoint_if_large(&self, guard: &SyncGuard) {
+        if self.store.wal_size() / crate::pages::PAGE_SIZE as u64 >= u64::from(CHECKPOINT_FRAMES)
+            && let Err(e) = self.checkpoint(Duration::ZERO, guard)
+        {
+            tracing::debug!(error = %e, "checkpoint postponed");
+        }
+    }
+
+    fn checkpoint_unless_busy(&self) {
+        let Ok(guard) = self.lock.acquire() else { return };
+        if let Err(e) = self.checkpoint(Duration::ZERO, &guard) {
+            tracing::debug!(error = %e, "checkpoint postponed");
+        }
+    }
+
+    pub(super) fn stats(&self) -> Result<DatabaseSyncEngineStats> {
+        self.require_open()?;
+        let (sent, received) = self.queue.network_bytes();
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let revision = state::ReplicaState::read(&conn)?.revision;
+        let guard = self.metadata();
+        let metadata = guard.as_ref();
+        let hint = metadata.map_or(0, |m| m.last_pushed_change_id_hint);
+        Ok(DatabaseSyncEngineStats {
+            cdc_operations: state::count_pending(&conn, hint)?,
+            main_wal_size: self.store.wal_size(),
+            revert_wal_size: self.store.revert_size(),
+            last_pull_unix_time: metadata.and_then(|m| m.last_pull_unix_time).unwrap_or(0),
+            last_push_unix_time: metadata.and_then(|m| m.last_push_unix_time).unwrap_or(0),
+            network_sent_bytes: sent,
+            network_received_bytes: received,
+            revision,
+        })
+    }
+}
+
+/// Keeps the write-ahead log short: SQLite's own checkpoints are off, because they would overwrite the base.
+pub(super) struct CheckpointWhenNeeded(pub(super) Arc<Inner>);
+
+impl Observer for CheckpointWhenNeeded {
+    fn committed(&self, frames: u32) {
+        let inner = &self.0;
+        if frames < CHECKPOINT_FRAMES {
+            // The log started again from its beginning.
+            inner.checkpoint_at.store(CHECKPOINT_FRAMES, Ordering::Relaxed);
+        } else if frames >= inner.checkpoint_at.load(Ordering::Relaxed) {
+            // Readers or a sync operation may be in the way: the next attempt comes with the next frames.
+            inner
+                .checkpoint_at
+                .store(frames.saturating_add(CHECKPOINT_FRAMES), Ordering::Relaxed);
+            inner.checkpoint_unless_busy();
+        }
+    }
+
+    fn closed(&self) {
+        if self.0.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // A plain SQLite that opens and closes the file later must find nothing to move.
+            self.0.checkpoint_unless_busy();
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Wait and apply: the remote's new pages go below the pending local changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::lock::SyncGuard;
+use super::remote::Shared;
+use super::{BUSY_TIMEOUT, Inner, base_state};
+use crate::capture::log;
+use crate::capture::state::{self, ReplicaState};
+use crate::error::{Category, Code, Error, Result};
+use crate::pages::{ApplyContext, Base, BaseHealth, Changes, ChangesWriter};
+use crate::protocol::pull::PullUpdatesRequest;
+use crate::replay;
+
+/// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
+pub struct DbChangesStatus {
+    changes: Changes,
+    revision: String,
+    /// The epoch that the changes continue; `None` if they are the whole database.
+    since_epoch: Option<i64>,
+    _slot: DownloadSlot,
+}
+
+impl DbChangesStatus {
+    /// Revision that the changes lead to.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Number of pages downloaded.
+    pub fn page_count(&self) -> usize {
+        self.changes.len()
+    }
+}
+
+/// The right to write `<db>-changes`.
+struct DownloadSlot(Arc<AtomicBool>);
+
+impl DownloadSlot {
+    fn take(flag: &Arc<AtomicBool>) -> Result<Self> {
+        if flag.swap(true, Ordering::AcqRel) {
+            return Err(Error::busy(
+                "the changes of another wait have not been applied yet; apply or drop them, then wait again",
+            ));
+        }
+        Ok(DownloadSlot(flag.clone()))
+    }
+}
+
+impl Drop for DownloadSlot {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Inner {
+    /// Downloads what is new. Does not hold the sync lock: local work and pushes go on during a long poll.
+    pub(super) async fn wait(&self) -> Result<Option<DbChangesStatus>> {
+        self.require_open()?;
+        let slot = DownloadSlot::take(&self.download_taken)?;
+        let state = state::read_state(self.path(), BUSY_TIMEOUT)?;
+        let intact = self.store.recover(&base_state(&state))? == BaseHealth::Intact;
+        let request = PullUpdatesRequest {
+            client_revision: if intact {
+                state.revision.clone()
+            } else {
+                String::new()
+            },
+            long_poll_timeout_ms: if intact && !state.revision.is_empty() {
+                self.opts.long_poll_timeout_ms
+            } else {
+                0
+            },
+            ..Default::default()
+        };
+        let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
+        let sink = writer.clone();
+        let header = self
+            .fetch_pages("pull", &request, move |page_no, data| {
+                sink.with(|writer| writer.page(page_no, data))
+            })
+            .await?;
+        let pages =
+            u32::try_from(header.db_size).map_err(|_| Error::protocol("the remote database is too large"))?;
+        let changes = writer.take()?.finish(pages)?;
+        if changes.is_empty() && (intact || pages == 0) {
+            self.note_empty_pull(&state, &header.server_revision).await?;
+            return Ok(None);
+        }
+        changes.validate(intact.then_some(state.base_pages))?;
+        Ok(Some(DbChangesStatus {
+            changes,
+            revision: header.server_revision,
+            since_epoch: intact.then_some(state.epoch),
+            _slot: slot,
+        }))
+    }
+
+    async fn note_empty_pull(&self, state: &ReplicaState, revision: &str) -> Result<()> {
+        if revision != state.revision {
+            state::set_revision(self.path(), state, revision, BUSY_TIMEOUT)?;
+        }
+        let now = self.environment.unix_time();
+        self.update_metadata(|m| {
+            m.set_revision(revision);
+            m.last_pull_unix_time = Some(now);
+        })
+        .await
+    }
+
+    /// Wait and apply in one operation.
+    pub(super) async fn pull(&self, guard: &SyncGuard) -> Result<bool> {
+        match self.wait().await? {
+            Some(changes) => self.apply(changes, guard).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    pub(super) async fn apply(&self, downloaded: DbChangesStatus, guard: &SyncGuard) -> Result<()> {
+        let (state, health) = self.base(guard)?;
+        let continues = health == BaseHealth::Intact && downloaded.since_epoch == Some(state.epoch);
+        if !continues && downloaded.since_epoch.is_some() {
+            return Err(Error::new(
+                Category::Database,
+                Code::BusySnapshot,
+                "the replica was synced by somebody else since these changes were downloaded; wait for changes again",
+            )
+            .retry());
+        }
+        let base = match downloaded.since_epoch {
+            Some(_) => Base::Known(base_state(&state)),
+            None => Base::Lost { epoch: state.epoch },
+        };
+        let revision = downloaded.revision.clone();
+        let prepare = |context: &ApplyContext<'_>| rebuild(context, &state, revision);
+        self.store
+            .apply(base, &downloaded.changes, BUSY_TIMEOUT, prepare)?;
+        let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
+        drop(downloaded);
+        self.checkpoint_if_large(guard);
+        self.update_metadata(|m| {
+            m.set_revision(&revision);
+            m.last_pull_unix_time = Some(now);
+        })
+        .await
+    }
+}
+
+/// Makes the new local state on the scratch: what is only local, and the pending changes over the new base.
+fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: String) -> Result<()> {
+    let last = state::last_change_id(context.current)?;
+    let before = state::read_watermark(context.current, &state.client_id)?;
+    let now = state::read_watermark(context.scratch, &state.client_id)?;
+    let acknowledged = check_watermark(before, now, last)?;
+    log::create_local_tables(context.scratch)?;
+    replay::rebase(context.current, context.scratch, acknowledged)?;
+    let state = ReplicaState {
+        client_id: state.client_id.clone(),
+        epoch: context.new_epoch,
+        revision,
+        base_pages: context.base_pages,
+        change_floor: last,
+    };
+    state.write(context.scratch)
+}
+
+/// The change id up to which the remote has our changes. `before` is what the previous base said, `last` the
+/// largest id that this file has given out. Refuses a remote or a file that cannot be the one it should be.
+pub(super) fn check_watermark(before: Option<(i64, i64)>, now: Option<(i64, i64)>, last: i64) -> Result<i64> {
+    let (pull_gen, acknowledged) = now.unwrap_or((0, 0));
+    if pull_gen != 0 || acknowledged > last {
+        return Err(Error::identity(format!(
+            "the remote has acknowledged change {acknowledged} (generation {pull_gen}) of this replica, which has made \
+             only {last}: this file is a copy or an old backup of the replica; use the original, or create a new one"
+        )));
+    }
+    if before.is_some_and(|(_, before)| acknowledged < before) {
+        return Err(Error::identity(
+            "the remote no longer knows changes of this replica that it had acknowledged: it is another database, or it \
+             was restored from a backup; nothing was changed",
+        ));
+    }
+    Ok(acknowledged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watermarks_that_cannot_be_ours_are_refused() {
+        assert_eq!(check_watermark(None, None, 5), Ok(0));
+        assert_eq!(check_watermark(Some((0, 2)), Some((0, 4)), 5), Ok(4));
+        for (before, now) in [
+            (None, Some((1, 2))),
+            (None, Some((0, 6))),
+            (Some((0, 3)), None),
+            (Some((0, 3)), Some((0, 2))),
+        ] {
+            assert_eq!(
+                check_watermark(before, now, 5).unwrap_err().category,
+                Category::Identity
+            );
+        }
+    }
+}

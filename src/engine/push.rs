@@ -1,0 +1,266 @@
+//! Push: pending changes become SQL that the remote runs in one transaction, together with the watermark that
+//! acknowledges them.
+//!
+//! A request consists of whole local transactions. Each step depends on the success of the one before, so that
+//! after any failure nothing is left but a ROLLBACK. A guard step repeats what this client believes the watermark
+//! to be: a request that is delivered twice, or late, changes nothing.
+
+use super::lock::SyncGuard;
+use super::pull::check_watermark;
+use super::remote::{PIPELINE_PATH, check_status};
+use super::{BUSY_TIMEOUT, Inner, base_state};
+use crate::capture::log::WATERMARK_TABLE;
+use crate::capture::state::{self, ReplicaState};
+use crate::error::{Category, Error, Result};
+use crate::io::SyncEngineIo;
+use crate::pages::BaseHealth;
+use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
+use crate::record::Value;
+use crate::replay::{Purpose, PushGenerator, ReplayStatement, Transactions};
+
+/// Row changes after which a new request starts, unless configured.
+const DEFAULT_OPERATIONS: u64 = 2000;
+/// Bytes of a request after which a new one starts.
+const REQUEST_BYTES: usize = 4 << 20;
+/// How often a push that finds the remote changed under it pulls and tries again.
+const MAX_REBASES: u32 = 5;
+
+enum Outcome {
+    /// Everything that was pending at the start is on the remote.
+    Done,
+    /// The remote is not as this replica believes; a pull will tell more.
+    RemoteMoved,
+}
+
+/// One request: whole transactions, and what to make of an error in one of its steps.
+struct Batch {
+    body: Vec<u8>,
+    steps: usize,
+    /// Step number of the first of `statements`; the watermark step follows the last.
+    first: usize,
+    statements: Vec<ReplayStatement>,
+    last_change_id: i64,
+}
+
+/// Reads the log once from its beginning and makes batches of it.
+struct BatchReader {
+    generator: PushGenerator,
+    client_id: String,
+    /// The last entry that was read.
+    position: i64,
+    /// What the remote has acknowledged.
+    acknowledged: i64,
+    operations: u64,
+}
+
+impl Inner {
+    pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
+        for _ in 0..MAX_REBASES {
+            let (state, health) = self.base(guard)?;
+            let outcome = match health {
+                BaseHealth::Intact => self.push_once(&state).await?,
+                // Without the base, nobody knows the schema that the oldest pending change had.
+                _ => Outcome::RemoteMoved,
+            };
+            match outcome {
+                Outcome::Done => return Ok(()),
+                Outcome::RemoteMoved => self.pull(guard).await?,
+            };
+        }
+        Err(Error::busy(
+            "other clients keep changing the remote under this push; repeat it later",
+        ))
+    }
+
+    async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
+        let acknowledged = self.ask_watermark(state).await?;
+        let generator = self
+            .store
+            .with_base(&base_state(state), |base| PushGenerator::new(base))?;
+        let mut reader = BatchReader {
+            generator,
+            client_id: state.client_id.clone(),
+            position: 0,
+            acknowledged,
+            operations: match self.opts.push_operations_threshold {
+                0 => DEFAULT_OPERATIONS,
+                n => n,
+            },
+        };
+        loop {
+            let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+            let batch = reader.next_batch(Transactions::new(&conn, reader.position))?;
+            drop(conn);
+            let Some(batch) = batch else { break };
+            let result = self.send(&batch.body, batch.steps).await?;
+            if let Outcome::RemoteMoved = batch.check(&result)? {
+                return Ok(Outcome::RemoteMoved);
+            }
+            reader.acknowledged = batch.last_change_id;
+        }
+        let (now, hint) = (self.environment.unix_time(), reader.acknowledged);
+        self.update_metadata(|m| {
+            m.last_push_unix_time = Some(now);
+            m.last_pushed_change_id_hint = hint;
+        })
+        .await?;
+        Ok(Outcome::Done)
+    }
+
+    /// The change id up to which the remote has the changes of this replica.
+    async fn ask_watermark(&self, state: &ReplicaState) -> Result<i64> {
+        let mut batch = BatchBuilder::plain();
+        let sql = format!("SELECT pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id = ?");
+        batch.query(&sql, &[text(&state.client_id)])?;
+        let (body, steps) = batch.finish();
+        let result = self.send(&body, steps).await?;
+        let now = match (result.first_error(), result.result(0)) {
+            (Some((_, e)), _) if e.message.contains("no such table") => None,
+            (Some((_, e)), _) => {
+                return Err(Error::from(e.clone()).context("push: cannot read the watermark"));
+            }
+            (None, Some(rows)) => match rows.rows.as_slice() {
+                [] => None,
+                [row] => match row.as_slice() {
+                    [Value::Integer(pull_gen), Value::Integer(change_id)] => Some((*pull_gen, *change_id)),
+                    _ => {
+                        return Err(Error::protocol(
+                            "push: the remote's watermark is not a pair of integers",
+                        ));
+                    }
+                },
+                _ => {
+                    return Err(Error::protocol(
+                        "push: the remote has several watermarks for this replica",
+                    ));
+                }
+            },
+            (None, None) => {
+                return Err(Error::protocol(
+                    "push: the remote did not answer the watermark query",
+                ));
+            }
+        };
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let before = state::read_watermark(&conn, &state.client_id)?;
+        check_watermark(before, now, state::last_change_id(&conn)?)
+    }
+
+    async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
+        let http = self.request(PIPELINE_PATH, "application/json", body.to_vec())?;
+        let response = self.queue.http(http, None).await.map_err(|e| e.context("push"))?;
+        check_status("push", &response)?;
+        PipelineResponse::parse(&response.body)?.into_batch(steps)
+    }
+}
+
+fn text(s: &str) -> Value {
+    Value::Text(s.as_bytes().to_vec())
+}
+
+impl BatchReader {
+    /// The next request, or `None` if nothing is left in `log`.
+    fn next_batch(&mut self, mut log: Transactions<'_>) -> Result<Option<Batch>> {
+        let mut builder = self.start()?;
+        let first = builder.steps();
+        let mut statements = Vec::new();
+        let mut last_change_id = self.acknowledged;
+        while let Some(txn) = log.next_transaction()? {
+            self.position = txn.last().map_or(self.position, |last| last.change_id);
+            if self.position <= self.acknowledged {
+                txn.iter().try_for_each(|entry| self.generator.skip(entry))?;
+                continue;
+            }
+            for statement in self.generator.transaction(&txn)? {
+                builder
+                    .step(&statement.sql, &statement.args)
+                    .map_err(|e| statement.failed(e))?;
+                statements.push(statement);
+            }
+            last_change_id = self.position;
+            if statements.len() as u64 >= self.operations || builder.body_len() >= REQUEST_BYTES {
+                break;
+            }
+        }
+        if statements.is_empty() {
+            return Ok(None);
+        }
+        let sql = format!(
+            "INSERT INTO {WATERMARK_TABLE}(client_id, pull_gen, change_id) VALUES (?, ?, ?) \
+             ON CONFLICT(client_id) DO UPDATE SET pull_gen=excluded.pull_gen, change_id=excluded.change_id"
+        );
+        builder.step(
+            &sql,
+            &[
+                text(&self.client_id),
+                Value::Integer(0),
+                Value::Integer(last_change_id),
+            ],
+        )?;
+        let (body, steps) = builder.commit()?;
+        Ok(Some(Batch {
+            body,
+            steps,
+            first,
+            statements,
+            last_change_id,
+        }))
+    }
+
+    /// The steps before the changes: the last of them is the guard.
+    fn start(&self) -> Result<BatchBuilder> {
+        let mut builder = BatchBuilder::transaction();
+        builder.step(
+            &format!(
+                "CREATE TABLE IF NOT EXISTS {WATERMARK_TABLE} \
+                 (client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)"
+            ),
+            &[],
+        )?;
+        // abs() of the smallest integer is an error on every server.
+        builder.step(
+            &format!(
+                "SELECT CASE WHEN ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ? \
+                 THEN abs(-9223372036854775808) END"
+            ),
+            &[text(&self.client_id), Value::Integer(self.acknowledged)],
+        )?;
+        Ok(builder)
+    }
+}
+
+impl Batch {
+    /// What the remote made of the request.
+    fn check(&self, result: &BatchResult) -> Result<Outcome> {
+        let Some((step, error)) = result.first_error() else {
+            // The commit is the last step but one.
+            return match result.result(self.steps.saturating_sub(2)) {
+                Some(_) => Ok(Outcome::Done),
+                None => {
+                    Err(Error::protocol("push: the remote reports neither an error nor a commit").retry())
+                }
+            };
+        };
+        if step == 0 {
+            return Err(
+                Error::busy(format!("push: the remote is busy: {}", error.message))
+                    .categorized(Category::Remote),
+            );
+        }
+        match step.checked_sub(self.first).and_then(|i| self.statements.get(i)) {
+            Some(statement) if statement.purpose == Purpose::Guard => Ok(Outcome::RemoteMoved),
+            Some(statement) => Err(refused(statement, error)),
+            None if step + 1 == self.first => Ok(Outcome::RemoteMoved),
+            None => Err(Error::from(error.clone()).context("push")),
+        }
+    }
+}
+
+/// A statement that the remote refused.
+fn refused(statement: &ReplayStatement, error: &StmtError) -> Error {
+    let mut refused = statement.failed(Error::from(error.clone())).context("push");
+    refused
+        .message
+        .push_str("; nothing of this transaction is on the remote, it stays pending");
+    refused
+}

@@ -1,0 +1,168 @@
+//! What both directions need from the remote: headers, and errors that say what they mean.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Inner;
+use crate::error::{Category, Code, Error, Result};
+use crate::io::{BodySink, HttpRequest, Response, SyncEngineIo};
+use crate::protocol::pull::{self, PullDecoder, PullEvent, PullHeader, PullUpdatesRequest};
+
+/// Text by which our server says that it does not know a revision.
+const UNKNOWN_REVISION: &str = "unknown revision";
+
+impl Inner {
+    /// A request to `path` of the remote.
+    pub(super) fn request(&self, path: &str, content_type: &str, body: Vec<u8>) -> Result<HttpRequest> {
+        let mut headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        if path == PULL_PATH {
+            headers.push(("accept-encoding".to_owned(), content_type.to_owned()));
+        }
+        if let Some(key) = &self.opts.remote_encryption_key {
+            headers.push(("x-turso-encryption-key".to_owned(), key.clone()));
+        }
+        let saved = self
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.saved_url().map(str::to_owned));
+        let url = match self.opts.remote_url.as_deref().or(saved.as_deref()) {
+            Some(url) => Some(crate::protocol::url::normalize(url)?),
+            None => None,
+        };
+        Ok(HttpRequest {
+            url,
+            method: "POST",
+            path: path.to_owned(),
+            headers,
+            body,
+        })
+    }
+
+    /// Sends a pull request and feeds each page of the answer to `on_page` as it arrives, in the host's thread.
+    /// Returns the answer's header once the answer is complete. `what` names the request in errors.
+    pub(super) async fn fetch_pages(
+        &self,
+        what: &str,
+        request: &PullUpdatesRequest,
+        mut on_page: impl FnMut(u32, &[u8; 4096]) -> Result<()> + Send + 'static,
+    ) -> Result<PullHeader> {
+        let decoder = Shared::new((PullDecoder::new(), None));
+        let feed = decoder.clone();
+        let sink: BodySink = Box::new(move |bytes| {
+            feed.with(|(decoder, header)| {
+                decoder.push(bytes, &mut |event| match event {
+                    PullEvent::Header(h) => {
+                        *header = Some(h);
+                        Ok(())
+                    }
+                    PullEvent::Page { page_no, data } => on_page(page_no, data),
+                })
+            })
+        });
+        let http = self.request(PULL_PATH, "application/protobuf", pull::encode_request(request))?;
+        let response = self
+            .queue
+            .http(http, Some(sink))
+            .await
+            .map_err(|e| e.context(what))?;
+        check_status(what, &response)?;
+        let (mut decoder, header) = decoder.take()?;
+        decoder.finish().map_err(|e| e.context(what))?;
+        header.ok_or_else(|| Error::protocol(format!("{what}: the remote's answer has no header")))
+    }
+}
+
+/// A value that the sink of a request fills in the host's thread while the operation waits.
+pub(super) struct Shared<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Shared(self.0.clone())
+    }
+}
+
+impl<T> Shared<T> {
+    pub(super) fn new(value: T) -> Self {
+        Shared(Arc::new(Mutex::new(Some(value))))
+    }
+
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(value) => f(value),
+            None => Err(Error::internal("data arrived after the end of the answer")),
+        }
+    }
+
+    pub(super) fn take(&self) -> Result<T> {
+        let value = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        value.ok_or_else(|| Error::internal("the answer was used twice"))
+    }
+}
+
+/// Path of pull requests.
+pub(super) const PULL_PATH: &str = "/pull-updates";
+/// Path of SQL requests.
+pub(super) const PIPELINE_PATH: &str = "/v2/pipeline";
+
+/// Turns every answer but 200 into an error that a host can act on. `what` names the request.
+pub(super) fn check_status(what: &str, response: &Response) -> Result<()> {
+    let status = response.status;
+    if status == 200 {
+        return Ok(());
+    }
+    let body = String::from_utf8_lossy(&response.body);
+    let body = body.trim();
+    let hint = match status {
+        0 => "the host reported no HTTP status",
+        401 | 403 => "check the token",
+        404 => "check the URL of the remote",
+        _ => "",
+    };
+    let mut message = format!("{what}: remote server returned an error: status={status}, body={body}");
+    if !hint.is_empty() {
+        message = format!("{message} ({hint})");
+    }
+    let mut error = Error::new(Category::Remote, Code::Error, message);
+    error.http_status = Some(status);
+    error.retryable = status == 0 || status == 408 || status == 429 || status >= 500;
+    if status == 409 && body.contains(UNKNOWN_REVISION) {
+        error.category = Category::Identity;
+        error.message = format!(
+            "{} - this remote does not know the revision that the replica was synced to: it is another database, or it \
+             was restored from a backup; nothing was changed",
+            error.message
+        );
+    }
+    Err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_typed() {
+        let answer = |status, body: &str| {
+            check_status(
+                "pull",
+                &Response {
+                    status,
+                    body: body.into(),
+                },
+            )
+        };
+        assert!(answer(200, "").is_ok());
+        let e = answer(401, "no").unwrap_err();
+        assert_eq!(
+            (e.http_status, e.retryable, e.category),
+            (Some(401), false, Category::Remote)
+        );
+        assert!(e.message.contains("token") && e.message.contains("status=401, body=no"));
+        assert!(answer(503, "").unwrap_err().retryable);
+        assert!(answer(429, "").unwrap_err().retryable);
+        assert!(!answer(204, "").unwrap_err().retryable);
+        assert_eq!(
+            answer(409, "unknown revision x").unwrap_err().category,
+            Category::Identity
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! The overlay as a SQLite file: a VFS that knows one kind of file, an [`Overlay`].
+//!
+//! A scratch connection is opened and used by one thread only ([`Scratch`] is not Send), so the overlay is handed to
+//! the VFS through a thread-local cell and shared by reference count.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use crate::error::{Error, Result};
+use crate::pages::overlay::Overlay;
+use crate::pages::{PAGE_SIZE, Page, header};
+
+const NAME: &CStr = c"turso-overlay";
+/// Page cache of a scratch connection in KiB; what does not fit is written to the overlay.
+const CACHE_KIB: u32 = 16 << 10;
+
+thread_local! {
+    /// The overlay that the next open in this thread gets.
+    static NEXT: RefCell<Option<Rc<Overlay>>> = const { RefCell::new(None) };
+}
+
+/// A connection on an overlay. It shares nothing with connections to the main file.
+pub(super) struct Scratch {
+    conn: Connection,
+    overlay: Rc<Overlay>,
+}
+
+impl Scratch {
+    /// Opens a connection on `overlay`.
+    pub fn open(overlay: Rc<Overlay>) -> Result<Self> {
+        register()?;
+        NEXT.set(Some(Rc::clone(&overlay)));
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags_and_vfs("scratch", flags, NAME);
+        NEXT.set(None);
+        let scratch = Scratch { conn: conn?, overlay };
+        // The journal is needed although nothing here must survive: statements that fail are rolled back with it.
+        let setup = format!(
+            "PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=MEMORY; PRAGMA locking_mode=EXCLUSIVE;
+             PRAGMA temp_store=MEMORY; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF;
+             PRAGMA cache_size=-{CACHE_KIB}"
+        );
+        let done = scratch.conn.execute_batch(&setup);
+        scratch.explain(done.map_err(Error::from))?;
+        Ok(scratch)
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// `result`, or instead of SQLite's "disk I/O error" what really went wrong below it.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        let cause = self.overlay.take_error();
+        result.map_err(|e| cause.unwrap_or(e))
+    }
+}
+
+fn register() -> Result<()> {
+    static REGISTERED: OnceLock<i32> = OnceLock::new();
+    let rc = *REGISTERED.get_or_init(|| {
+        // SAFETY: finding the default VFS initializes SQLite; the pointer lives as long as the process.
+        let default = unsafe { ffi::sqlite3_vfs_find(std::ptr::null()).as_ref() };
+        let Some(default) = default else {
+            return ffi::SQLITE_ERROR;
+        };
+        // Clock, randomness and sleep are the default's; version 2 leaves out the system call table.
+        let vfs = Box::new(ffi::sqlite3_vfs {
+            iVersion: default.iVersion.min(2),
+            szOsFile: size_of::<OverlayFile>() as c_int,
+            pNext: std::ptr::null_mut(),
+            zName: NAME.as_ptr(),
+            xOpen: Some(open),
+            xDelete: Some(delete),
+            xAccess: Some(access),
+            xFullPathname: Some(full_pathname),
+            ..*default
+        });
+        // SAFETY: the VFS is leaked, so that it lives as long as SQLite can use it.
+        unsafe { ffi::sqlite3_vfs_register(Box::leak(vfs), 0) }
+    });
+    match rc {
+        ffi::SQLITE_OK => Ok(()),
+        rc => Err(Error::sqlite(rc, "cannot register the overlay with SQLite")),
+    }
+}
+
+/// The file structure that SQLite allocates for us.
+#[repr(C)]
+struct OverlayFile {
+    base: ffi::sqlite3_file,
+    /// A counted reference, given back in `close`.
+    overlay: *const Overlay,
+}
+
+static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
+    iVersion: 1,
+    xClose: Some(close),
+    xRead: Some(read),
+    xWrite: Some(write),
+    xTruncate: Some(truncate),
+    xSync: Some(ignore),
+    xFileSize: Some(file_size),
+    xLock: Some(ignore),
+    xUnlock: Some(ignore),
+    xCheckReservedLock: Some(check_reserved_lock),
+    xFileControl: Some(file_control),
+    xSectorSize: Some(sector_size),
+    xDeviceCharacteristics: Some(device_characteristics),
+    xShmMap: None,
+    xShmLock: None,
+    xShmBarrier: None,
+    xShmUnmap: None,
+    xFetch: None,
+    xUnfetch: None,
+};
+
+/// Runs `work` on the overlay of `file`; an error is kept and becomes `code`.
+///
+/// # Safety
+/// `file` must have been opened by [`open`] and not been closed.
+unsafe fn with(
+    file: *mut ffi::sqlite3_file,
+    code: c_int,
+    work: impl FnOnce(&Overlay) -> Result<c_int>,
+) -> c_int {
+    // SAFETY: per contract `file` is an OverlayFile whose reference is counted until `close`.
+    let overlay = unsafe { &*(*file.cast::<OverlayFile>()).overlay };
+    work(overlay).unwrap_or_else(|e| {
+        overlay.set_error(e);
+        code
+    })
+}
+
+unsafe extern "C" fn open(
+    _vfs: *mut ffi::sqlite3_vfs,
+    _name: *const c_char,
+    file: *mut ffi::sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    // SAFETY: SQLite passes szOsFile writable bytes; null methods say that there is nothing to close.
+    unsafe { (*file).pMethods = std::ptr::null() };
+    if flags & ffi::SQLITE_OPEN_MAIN_DB == 0 {
+        return ffi::SQLITE_CANTOPEN;
+    }
+    let Some(overlay) = NEXT.take() else {
+        return ffi::SQLITE_CANTOPEN;
+    };
+    // SAFETY: as above; `out_flags` may be null.
+    unsafe {
+        (*file.cast::<OverlayFile>()).overlay = Rc::into_raw(overlay);
+        (*file).pMethods = &raw const METHODS;
+        if !out_flags.is_null() {
+            *out_flags = flags;
+        }
+    }
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: the pointer came from Rc::into_raw in `open`, and SQLite closes a file once.
+    drop(unsafe { Rc::from_raw((*file.cast::<OverlayFile>()).overlay) });
+    ffi::SQLITE_OK
+}
+
+/// Splits a byte range into page number and range in that page; SQLite never asks across a page.
+fn locate(offset: i64, len: c_int) -> Result<(u32, std::ops::Range<usize>)> {
+    let outside = || Error::internal(format!("an overlay access of {len} bytes at {offset}"));
+    let (offset, len) = (u64::try_from(offset), usize::try_from(len));
+    let (Ok(offset), Ok(len)) = (offset, len) else {
+        return Err(outside());
+    };
+    let page_no = u32::try_from(offset / PAGE_SIZE as u64 + 1).map_err(|_| outside())?;
+    let start = (offset % PAGE_SIZE as u64) as usize;
+    if start + len > PAGE_SIZE {
+        return Err(outside());
+    }
+    Ok((page_no, start..start + len))
+}
+
+unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, len: c_int, offset: i64) -> c_int {
+    let work = |overlay: &Overlay| {
+        let (page_no, range) = locate(offset, len)?;
+        let mut page: Page = [0; PAGE_SIZE];
+        let inside = page_no <= overlay.pages();
+        if inside {
+            overlay.read(page_no, &mut page)?;
+        }
+        if page_no == 1 && inside {
+            // With the version of WAL mode SQLite would want a log and shared memory from this VFS.
+            header::set_version(&mut page, header::ROLLBACK);
+        }
+        let bytes = &page[range];
+        // SAFETY: SQLite passes a buffer of `len` bytes, and `bytes` is as long.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.cast::<u8>(), bytes.len()) };
+        Ok(if inside {
+            ffi::SQLITE_OK
+        } else {
+            ffi::SQLITE_IOERR_SHORT_READ
+        })
+    };
+    // SAFETY: SQLite calls file methods on open files only.
+    unsafe { with(file, ffi::SQLITE_IOERR_READ, work) }
+}
+
+unsafe extern "C" fn write(
+    file: *mut ffi::sqlite3_file,
+    from: *const c_void,
+    len: c_int,
+    offset: i64,
+) -> c_int {
+    let work = |overlay: &Overlay| {
+        let (page_no, range) = locate(offset, len)?;
+        // SAFETY: SQLite passes `len` readable bytes, and the range is as long.
+        let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), range.len()) };
+        let mut page: Page = [0; PAGE_SIZE];
+        if range.len() < PAGE_SIZE && page_no <= overlay.pages() {
+            overlay.read(page_no, &mut page)?;
+        }
+        page[range].copy_from_slice(bytes);
+        overlay.write(page_no, &page)?;
+        Ok(ffi::SQLITE_OK)
+    };
+    // SAFETY: SQLite calls file methods on open files only.
+    unsafe { with(file, ffi::SQLITE_IOERR_WRITE, work) }
+}
+
+unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
+    let work = |overlay: &Overlay| {
+        let pages = u32::try_from(size / PAGE_SIZE as i64);
+        overlay.truncate(pages.map_err(|_| Error::internal("an overlay truncation out of range"))?);
+        Ok(ffi::SQLITE_OK)
+    };
+    // SAFETY: SQLite calls file methods on open files only.
+    unsafe { with(file, ffi::SQLITE_IOERR_TRUNCATE, work) }
+}
+
+unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> c_int {
+    let work = |overlay: &Overlay| {
+        // SAFETY: SQLite passes a valid pointer.
+        unsafe { *size = i64::from(overlay.pages()) * PAGE_SIZE as i64 };
+        Ok(ffi::SQLITE_OK)
+    };
+    // SAFETY: SQLite calls file methods on open files only.
+    unsafe { with(file, ffi::SQLITE_IOERR_FSTAT, work) }
+}
+
+unsafe extern "C" fn ignore(_file: *mut ffi::sqlite3_file, _argument: c_int) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn check_reserved_lock(_file: *mut ffi::sqlite3_file, reserved: *mut c_int) -> c_int {
+    // SAFETY: SQLite passes a valid pointer.
+    unsafe { *reserved = 0 };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn file_control(
+    _file: *mut ffi::sqlite3_file,
+    _op: c_int,
+    _argument: *mut c_void,
+) -> c_int {
+    ffi::SQLITE_NOTFOUND
+}
+
+unsafe extern "C" fn sector_size(_file: *mut ffi::sqlite3_file) -> c_int {
+    PAGE_SIZE as c_int
+}
+
+unsafe extern "C" fn device_characteristics(_file: *mut ffi::sqlite3_file) -> c_int {
+    0
+}
+
+unsafe extern "C" fn delete(_vfs: *mut ffi::sqlite3_vfs, _name: *const c_char, _sync: c_int) -> c_int {
+    ffi::SQLITE_IOERR_DELETE
+}
+
+unsafe extern "C" fn access(
+    _vfs: *mut ffi::sqlite3_vfs,
+    _name: *const c_char,
+    _flags: c_int,
+    result: *mut c_int,
+) -> c_int {
+    // SAFETY: SQLite passes a valid pointer. There are no other files.
+    unsafe { *result = 0 };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn full_pathname(
+    _vfs: *mut ffi::sqlite3_vfs,
+    name: *const c_char,
+    len: c_int,
+    to: *mut c_char,
+) -> c_int {
+    // SAFETY: `name` is a C string.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes_with_nul();
+    if usize::try_from(len).is_ok_and(|len| name.len() <= len) {
+        // SAFETY: `to` has room for `len` bytes, and the string fits.
+        unsafe { std::ptr::copy_nonoverlapping(name.as_ptr().cast::<c_char>(), to, name.len()) };
+        ffi::SQLITE_OK
+    } else {
+        ffi::SQLITE_CANTOPEN
+    }
+}

@@ -1,0 +1,118 @@
+//! Which pages a write-ahead log holds, read from its frames: <https://sqlite.org/fileformat2.html#walformat>.
+
+use roaring::RoaringBitmap;
+
+use crate::error::{Error, Result};
+use crate::pages::PAGE_SIZE;
+use crate::pages::main_file::RawFile;
+
+const HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
+const FRAME: usize = FRAME_HEADER + PAGE_SIZE;
+const FRAMES_PER_READ: usize = 64;
+const MAGIC: u32 = 0x377f_0682;
+
+/// Names a state of the write-ahead log: `frames` committed frames after the reset that chose `salts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct WalMark {
+    pub salts: u64,
+    pub frames: u32,
+}
+
+/// What the log holds up to its last commit.
+#[derive(Debug, Default)]
+pub(super) struct WalIndex {
+    pub mark: WalMark,
+    /// Page numbers of all committed frames, whether or not they have been checkpointed already.
+    pub pages: RoaringBitmap,
+}
+
+/// Reads the log through SQLite's own file handle. Complete only while the write lock is held. Frames behind the
+/// last commit (rolled back, or of an earlier use of the file) end the scan: their salts or checksums do not fit.
+pub(super) fn scan(file: &RawFile) -> Result<WalIndex> {
+    let mut index = WalIndex::default();
+    let size = file.size()?;
+    let mut header = [0u8; HEADER];
+    if size < HEADER as u64 || !file.read(&mut header, 0)? {
+        return Ok(index);
+    }
+    let Some(mut check) = Checksum::of_header(&header) else {
+        return Ok(index);
+    };
+    if word(&header, 8) as usize != PAGE_SIZE {
+        return Err(Error::corrupt(
+            "the write-ahead log has another page size than 4096",
+        ));
+    }
+    index.mark.salts = salts(&header, 16);
+    let mut uncommitted = Vec::new();
+    let mut frames = 0u32;
+    let mut offset = HEADER as u64;
+    let mut chunk = vec![0u8; FRAME * FRAMES_PER_READ];
+    loop {
+        let whole = (size.saturating_sub(offset) / FRAME as u64).min(FRAMES_PER_READ as u64) as usize;
+        let chunk = &mut chunk[..whole * FRAME];
+        if whole == 0 || !file.read(chunk, offset)? {
+            return Ok(index);
+        }
+        for frame in chunk.chunks_exact(FRAME) {
+            if salts(frame, 8) != index.mark.salts || !check.accepts(frame) {
+                return Ok(index);
+            }
+            frames += 1;
+            uncommitted.push(word(frame, 0));
+            if word(frame, 4) != 0 {
+                index.pages.extend(uncommitted.drain(..));
+                index.mark.frames = frames;
+            }
+        }
+        offset += chunk.len() as u64;
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn salts(bytes: &[u8], at: usize) -> u64 {
+    u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
+}
+
+/// The running checksum over header and frames; the magic number says in which byte order it takes its words.
+struct Checksum {
+    big_endian: bool,
+    sums: (u32, u32),
+}
+
+impl Checksum {
+    fn of_header(header: &[u8; HEADER]) -> Option<Self> {
+        let magic = word(header, 0);
+        let mut check = Checksum {
+            big_endian: magic & 1 == 1,
+            sums: (0, 0),
+        };
+        check.add(&header[..24]);
+        let valid = magic & !1 == MAGIC && check.sums == (word(header, 24), word(header, 28));
+        valid.then_some(check)
+    }
+
+    fn accepts(&mut self, frame: &[u8]) -> bool {
+        self.add(&frame[..8]);
+        self.add(&frame[FRAME_HEADER..]);
+        self.sums == (word(frame, 16), word(frame, 20))
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let big_endian = self.big_endian;
+        let (mut a, mut b) = self.sums;
+        let take = |pair: &[u8], at: usize| {
+            let value = word(pair, at);
+            if big_endian { value } else { value.swap_bytes() }
+        };
+        for pair in bytes.chunks_exact(8) {
+            a = a.wrapping_add(take(pair, 0)).wrapping_add(b);
+            b = b.wrapping_add(take(pair, 4)).wrapping_add(a);
+        }
+        self.sums = (a, b);
+    }
+}

@@ -1,0 +1,27 @@
+//! The sync protocol: bytes to messages and back. No IO, no SQLite, no clock.
+//!
+//! ```text
+//! pull      = POST <base>/pull-updates      request-body: PullUpdatesRequest (protobuf, may be zero bytes long)
+//! answer    = message(header) message(page)* end-of-body
+//! message   = length bytes                  length: unsigned LEB128, at most 9 bytes; bytes: protobuf
+//! header    = PullHeader                    revision, size in pages, encoding; ours adds the page count
+//! page      = PageMessage                   zero-based id, 4096 bytes after decoding; ours adds a CRC32C
+//!
+//! pipeline  = POST <base>/v2/pipeline       request-body and answer: JSON
+//! request   = { baton, requests: [ execute | batch ] }
+//! batch     = { steps: [ { condition, stmt } ] }
+//! condition = ok(step) | error(step) | not(condition) | and(condition*) | or(condition*) | is_autocommit
+//! value     = null | integer(string) | float(number) | text(string) | blob(base64, unpadded)
+//! ```
+//!
+//! There is no end marker in a pull answer: the end of the HTTP body is the end of the stream. Our own server
+//! therefore sends the number of pages in a header field that other clients ignore.
+
+pub mod pipeline;
+pub mod pull;
+pub mod selector;
+pub mod url;
+mod value;
+
+/// The only page size of the protocol, in bytes.
+pub const PAGE_SIZE: usize = 4096;

@@ -1,0 +1,493 @@
+//! From a row change to the statements that carry it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use crate::capture::log::{ChangeType, LogEntry};
+use crate::error::{Error, Result};
+use crate::record::{Value, decode};
+use crate::replay::table::{Identity, Table, no_such_table, quote};
+use crate::replay::values::Slots;
+use crate::replay::{Purpose, ReplayStatement};
+
+/// Statement texts kept per table; more than that (many different masks) and they are made anew.
+const TEXTS_PER_TABLE: usize = 256;
+
+/// Fails with "integer overflow" on every server if the condition holds.
+const OVERFLOW: &str = "abs(-9223372036854775808)";
+
+/// A log entry of a row, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RowChange {
+    pub change_type: ChangeType,
+    pub rowid: i64,
+    /// The old row; empty for an insert.
+    pub before: Vec<Value>,
+    /// The new row; empty for a delete.
+    pub after: Vec<Value>,
+    /// Which columns an update changed; empty for the others.
+    pub mask: Vec<bool>,
+}
+
+impl RowChange {
+    /// Decodes `entry`, whose records have the layout of `table`.
+    pub(super) fn decode(table: &Table, entry: &LogEntry) -> Result<RowChange> {
+        let width = table.columns.len();
+        let bad = |what: &str| {
+            Error::corrupt(format!(
+                "change {} of table {} in the change log: {what}",
+                entry.change_id, entry.table
+            ))
+        };
+        let row = |record: &Option<Vec<u8>>, wanted: bool| -> Result<Vec<Value>> {
+            let values = match record {
+                Some(record) if wanted => decode(record)?,
+                None if wanted => return Err(bad("a row image is missing")),
+                _ => return Ok(Vec::new()),
+            };
+            if values.len() != width {
+                return Err(bad(&format!("{} values for {width} columns", values.len())));
+            }
+            Ok(values)
+        };
+        let before = row(&entry.before, entry.change_type != ChangeType::Insert)?;
+        let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
+        let mask = match &entry.updates {
+            _ if entry.change_type != ChangeType::Update => Vec::new(),
+            None => vec![true; width],
+            Some(updates) => {
+                let updates = decode(updates)?;
+                if updates.len() != 2 * width {
+                    return Err(bad("the mask does not fit the table"));
+                }
+                updates
+                    .iter()
+                    .take(width)
+                    .map(|flag| *flag == Value::Integer(1))
+                    .collect()
+            }
+        };
+        Ok(RowChange {
+            change_type: entry.change_type,
+            rowid: entry.rowid,
+            before,
+            after,
+            mask,
+        })
+    }
+
+    /// The image that tells which row is meant.
+    pub(super) fn target(&self) -> &[Value] {
+        if self.change_type == ChangeType::Insert {
+            &self.after
+        } else {
+            &self.before
+        }
+    }
+}
+
+/// The different texts of a table's statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Upsert,
+    Insert(Identity),
+    Update(Identity),
+    Recreate { key_changed: bool, null_key: bool },
+    Delete(Identity),
+    GuardFree,
+    GuardPresent(Identity),
+    GuardSingle,
+}
+
+type TextKey = (Kind, Vec<bool>, Vec<&'static str>);
+
+/// Makes statements from row changes, for a connection that has the schema as of the change.
+///
+/// Caches what it knows about tables; call [`Generator::invalidate`] after every DDL statement.
+#[derive(Debug, Default)]
+pub struct Generator {
+    tables: HashMap<String, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    table: Arc<Table>,
+    texts: HashMap<TextKey, Arc<str>>,
+}
+
+impl Generator {
+    /// A generator that knows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets all tables.
+    pub fn invalidate(&mut self) {
+        self.tables.clear();
+    }
+
+    /// The table `name` of `conn`, if it exists.
+    pub(super) fn find_table(&mut self, conn: &Connection, name: &str) -> Result<Option<Arc<Table>>> {
+        if let Some(known) = self.tables.get(name) {
+            return Ok(Some(known.table.clone()));
+        }
+        let Some(table) = Table::load(conn, name)? else {
+            return Ok(None);
+        };
+        let table = Arc::new(table);
+        self.tables.insert(
+            name.to_owned(),
+            Known {
+                table: table.clone(),
+                texts: HashMap::new(),
+            },
+        );
+        Ok(Some(table))
+    }
+
+    /// The statements that carry the row change `entry` (not DDL), in order; none if nothing is to be done. `conn`
+    /// has the schema that the entry's records follow.
+    pub fn change(&mut self, conn: &Connection, entry: &LogEntry) -> Result<Vec<ReplayStatement>> {
+        let table = self
+            .find_table(conn, &entry.table)?
+            .ok_or_else(|| no_such_table(&entry.table))?;
+        let change = RowChange::decode(&table, entry)?;
+        self.row_change(&table, entry, &change)
+    }
+
+    pub(super) fn row_change(
+        &mut self,
+        table: &Arc<Table>,
+        entry: &LogEntry,
+        change: &RowChange,
+    ) -> Result<Vec<ReplayStatement>> {
+        let known = self.tables.entry(entry.table.clone());
+        let known = known.or_insert_with(|| Known {
+            table: table.clone(),
+            texts: HashMap::new(),
+        });
+        let mut out = Statements {
+            table,
+            texts: &mut known.texts,
+            entry,
+            done: Vec::new(),
+        };
+        let identity = table.identity(change.target());
+        match change.change_type {
+            ChangeType::Insert => out.insert(identity, change),
+            ChangeType::Update => out.update(identity, change),
+            ChangeType::Delete => out.delete(identity, change),
+        }
+        Ok(out.done)
+    }
+}
+
+/// The statements of one change under construction.
+struct Statements<'a> {
+    table: &'a Table,
+    texts: &'a mut HashMap<TextKey, Arc<str>>,
+    entry: &'a LogEntry,
+    done: Vec<ReplayStatement>,
+}
+
+impl Statements<'_> {
+    fn insert(&mut self, identity: Identity, change: &RowChange) {
+        let mut slots = Slots::default();
+        match identity {
+            Identity::Key => {
+                slots.extend(&change.after);
+                self.add(Kind::Upsert, &[], slots);
+            }
+            Identity::Rowid(_) => {
+                let rowid = Value::Integer(change.rowid);
+                let mut guard = Slots::default();
+                guard.push(&rowid);
+                self.add(Kind::GuardFree, &[], guard);
+                slots.push(&rowid);
+                slots.extend(&change.after);
+                self.add(Kind::Insert(identity), &[], slots);
+            }
+            Identity::Content => {
+                slots.extend(&change.after);
+                self.add(Kind::Insert(identity), &[], slots);
+            }
+        }
+    }
+
+    fn update(&mut self, identity: Identity, change: &RowChange) {
+        let mut mask = change.mask.clone();
+        if !mask.contains(&true) {
+            // Nobody can see such an update but a trigger.
+            if !self.table.has_triggers {
+                return;
+            }
+            match self.table.key.first().or(Some(&0)).and_then(|&k| mask.get_mut(k)) {
+                Some(flag) => *flag = true,
+                None => return,
+            }
+        }
+        if identity != Identity::Key {
+            self.guard_present(identity, change);
+        }
+        let mut slots = Slots::default();
+        slots.extend(
+            change
+                .after
+                .iter()
+                .zip(&mask)
+                .filter(|(_, changed)| **changed)
+                .map(|(v, _)| v),
+        );
+        match identity {
+            Identity::Key => slots.extend(self.table.key_values(&change.before)),
+            // The guard has seen to the content.
+            Identity::Rowid(_) => slots.push(&Value::Integer(change.rowid)),
+            Identity::Content => slots.extend(&change.before),
+        }
+        self.add(Kind::Update(identity), &mask, slots);
+        if identity == Identity::Key {
+            self.recreate(&mask, change);
+        }
+    }
+
+    /// Inserts the new image of an updated row that was deleted on the other side.
+    fn recreate(&mut self, mask: &[bool], change: &RowChange) {
+        let table = self.table;
+        let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
+        let key_changed = table
+            .key_values(&change.after)
+            .ne(table.key_values(&change.before));
+        let mut slots = Slots::default();
+        slots.extend(&change.after);
+        if !key_changed {
+            slots.extend(table.key_values(&change.after));
+        }
+        self.add(
+            Kind::Recreate {
+                key_changed,
+                null_key,
+            },
+            mask,
+            slots,
+        );
+    }
+
+    fn delete(&mut self, identity: Identity, change: &RowChange) {
+        let mut slots = Slots::default();
+        match identity {
+            Identity::Key => slots.extend(self.table.key_values(&change.before)),
+            Identity::Rowid(_) => {
+                slots.push(&Value::Integer(change.rowid));
+                slots.extend(&change.before);
+            }
+            Identity::Content => {
+                // One of several equal rows cannot be told from the others.
+                let mut guard = Slots::default();
+                guard.extend(&change.before);
+                self.add(Kind::GuardSingle, &[], guard);
+                slots.extend(&change.before);
+            }
+        }
+        self.add(Kind::Delete(identity), &[], slots);
+    }
+
+    fn guard_present(&mut self, identity: Identity, change: &RowChange) {
+        let mut slots = Slots::default();
+        if let Identity::Rowid(_) = identity {
+            slots.push(&Value::Integer(change.rowid));
+        }
+        slots.extend(&change.before);
+        self.add(Kind::GuardPresent(identity), &[], slots);
+    }
+
+    fn add(&mut self, kind: Kind, mask: &[bool], slots: Slots) {
+        let purpose = match kind {
+            Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
+            _ => Purpose::Change,
+        };
+        let key = (kind, mask.to_vec(), slots.shape());
+        let (marks, args) = slots.into_parts();
+        let sql = match self.texts.get(&key) {
+            Some(sql) => sql.clone(),
+            None => {
+                let sql: Arc<str> = text(self.table, kind, mask, &marks).into();
+                if self.texts.len() >= TEXTS_PER_TABLE {
+                    self.texts.clear();
+                }
+                self.texts.insert(key, sql.clone());
+                sql
+            }
+        };
+        self.done.push(ReplayStatement {
+            sql,
+            args,
+            purpose,
+            change_id: self.entry.change_id,
+            txn_id: self.entry.txn_id,
+            table: self.table.name.clone(),
+            key: self.table.key_names.clone(),
+        });
+    }
+}
+
+/// The text of a statement; `marks` stand for its values in order.
+fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
+    let name = quote(&table.name);
+    let abort = if table.own_conflict_clause {
+        "OR ABORT "
+    } else {
+        ""
+    };
+    let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let columns = names.join(", ");
+    let (row, rest) = marks.split_at(names.len().min(marks.len()));
+    let row = row.join(", ");
+    match kind {
+        Kind::Upsert => {
+            let set = |k: &usize| !(table.integer_key && table.key.contains(k));
+            let set: Vec<usize> = (0..names.len()).filter(set).collect();
+            let upsert = upsert(table, &names, &set);
+            format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row}) {upsert}")
+        }
+        Kind::Insert(Identity::Rowid(alias)) => {
+            format!(
+                "INSERT {abort}INTO {name} ({alias}, {columns}) VALUES ({})",
+                marks.join(", ")
+            )
+        }
+        Kind::Insert(_) => format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row})"),
+        Kind::Update(identity) => {
+            let mut marks = marks.iter();
+            let changed = names.iter().zip(mask).filter(|(_, changed)| **changed);
+            let set: Vec<String> = changed
+                .zip(marks.by_ref())
+                .map(|((n, _), mark)| format!("{n} = {mark}"))
+                .collect();
+            let found = match identity {
+                Identity::Rowid(alias) => format!("{alias} = ?"),
+                other => condition(table, &names, other, marks.as_slice()),
+            };
+            format!("UPDATE {abort}{name} SET {} WHERE {found}", set.join(", "))
+        }
+        Kind::Recreate {
+            key_changed: false, ..
+        } => {
+            // A trigger may have deleted the row after the update before this statement: then it was there.
+            let missed = if table.has_triggers {
+                "changes() = 0 AND "
+            } else {
+                ""
+            };
+            let found = condition(table, &names, Identity::Key, rest);
+            format!(
+                "INSERT {abort}INTO {name} ({columns}) SELECT {row} \
+                 WHERE {missed}NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"
+            )
+        }
+        Kind::Recreate { null_key, .. } => {
+            let set = (0..names.len()).filter(|i| mask.get(*i) == Some(&true) && !table.key.contains(i));
+            let upsert = if null_key {
+                String::new()
+            } else {
+                upsert(table, &names, &set.collect::<Vec<_>>())
+            };
+            format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE changes() = 0 {upsert}")
+        }
+        Kind::Delete(identity) => {
+            format!(
+                "DELETE FROM {name} WHERE {}",
+                condition(table, &names, identity, marks)
+            )
+        }
+        Kind::GuardFree => {
+            let alias = table.rowid.unwrap_or("rowid");
+            guard(&format!("EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?)"))
+        }
+        Kind::GuardPresent(identity @ Identity::Rowid(_)) => {
+            let found = condition(table, &names, identity, marks);
+            guard(&format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"))
+        }
+        Kind::GuardPresent(identity) => {
+            let found = condition(table, &names, identity, marks);
+            guard(&format!("(SELECT count(*) FROM {name} WHERE {found}) <> 1"))
+        }
+        Kind::GuardSingle => {
+            let found = condition(table, &names, Identity::Content, marks);
+            guard(&format!("(SELECT count(*) FROM {name} WHERE {found}) > 1"))
+        }
+    }
+}
+
+fn guard(condition: &str) -> String {
+    format!("SELECT CASE WHEN {condition} THEN {OVERFLOW} END")
+}
+
+fn upsert(table: &Table, names: &[String], set: &[usize]) -> String {
+    let name = |i: &usize| names.get(*i).cloned().unwrap_or_default();
+    let key: Vec<String> = table.key.iter().map(name).collect();
+    let set: Vec<String> = set
+        .iter()
+        .map(name)
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect();
+    let action = match set.as_slice() {
+        [] => "NOTHING".to_owned(),
+        _ => format!("UPDATE SET {}", set.join(", ")),
+    };
+    format!("ON CONFLICT ({}) DO {action}", key.join(", "))
+}
+
+/// The condition that finds a row.
+fn condition(table: &Table, names: &[String], identity: Identity, marks: &[&str]) -> String {
+    // Content is compared byte by byte, whatever the collation of the column.
+    let content = |marks: &[&str]| -> Vec<String> {
+        names
+            .iter()
+            .zip(marks)
+            .map(|(n, mark)| format!("{n} IS {mark} COLLATE BINARY"))
+            .collect()
+    };
+    let terms = match identity {
+        Identity::Key => {
+            let key = table.key.iter().filter_map(|&k| names.get(k));
+            key.zip(marks).map(|(n, mark)| format!("{n} IS {mark}")).collect()
+        }
+        Identity::Rowid(alias) => {
+            let mut terms = vec![format!("{alias} = ?")];
+            terms.extend(content(marks.get(1..).unwrap_or_default()));
+            terms
+        }
+        Identity::Content => content(marks),
+    };
+    terms.join(" AND ")
+}
+
+/// True if the row meant by `change` is on `conn`, with the same content. Number of such rows, 2 = several.
+pub(super) fn count_rows(
+    conn: &Connection,
+    table: &Table,
+    identity: Identity,
+    rowid: i64,
+    image: &[Value],
+) -> Result<i64> {
+    let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let mut slots = Slots::default();
+    match identity {
+        Identity::Key => slots.extend(table.key_values(image)),
+        Identity::Rowid(_) => {
+            slots.push(&Value::Integer(rowid));
+            slots.extend(image);
+        }
+        Identity::Content => slots.extend(image),
+    }
+    let (marks, args) = slots.into_parts();
+    let found = condition(table, &names, identity, &marks);
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM {} WHERE {found} LIMIT 2)",
+        quote(&table.name)
+    );
+    let args = rusqlite::params_from_iter(args.iter().map(crate::replay::values::Bound));
+    Ok(conn.prepare_cached(&sql)?.query_row(args, |row| row.get(0))?)
+}

@@ -1,0 +1,113 @@
+//! Turns the change log into SQL: one generator, two executors.
+//!
+//! * [`rebase`] (pull) carries the pending changes over to a new base and executes them there;
+//! * [`PushGenerator`] makes the statements of one local transaction for the remote.
+//!
+//! Both run the very same SQL text, so that a pull predicts what a push will do. The rules:
+//!
+//! | row | insert | update | delete |
+//! |---|---|---|---|
+//! | with a key | upsert: the last push wins | sets the changed columns; re-creates a row that is gone | by key |
+//! | without a key | at its rowid, which must be free | by rowid, if the row there is the one meant | likewise |
+//!
+//! A row has a key if its table declares a PRIMARY KEY and no part of it is NULL in the row. Rows without a key are
+//! known by their rowid *and* content. Where those do not fit the other side, a pull decides: a taken rowid is
+//! replaced by a fresh one, an update whose row is gone or was changed becomes an insert of the new image (no row of
+//! anybody else is touched, and nothing is lost), a delete of such a row is dropped. What was decided is written into
+//! the log that the new base carries. A push cannot decide anything, because later changes may refer to the row:
+//! it sends *guards* ([`Purpose::Guard`]) that fail the transaction, and the engine pulls before it pushes again.
+//!
+//! Changes that triggers made are not replayed, because the triggers of the other side redo them; changes that
+//! foreign-key actions made are, because foreign keys are off in both executors.
+
+mod cascade;
+mod ddl;
+mod generator;
+mod push;
+mod rebase;
+mod table;
+mod transactions;
+mod values;
+
+use std::sync::Arc;
+
+pub use generator::Generator;
+pub use push::PushGenerator;
+pub use rebase::{RebaseReport, rebase};
+pub use transactions::Transactions;
+
+use crate::capture::log::{LOCAL_TABLES, LogEntry, WATERMARK_TABLE};
+use crate::error::{Category, Code, Error};
+use crate::record::Value;
+
+/// What a statement is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Carries the change; if it fails, the change is in conflict with the other side.
+    Change,
+    /// Fails (integer overflow) if rows without a key are not where the log says; pull, then push again.
+    Guard,
+}
+
+/// One SQL statement that carries a captured change, or a part of it, to another database.
+///
+/// Arguments are safe for JSON: text is UTF-8 and reals are finite (what is not travels in the SQL text).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplayStatement {
+    /// The text, shared by all statements of the same shape.
+    pub sql: Arc<str>,
+    /// Values of the `?` in `sql`, in order.
+    pub args: Vec<Value>,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The change it belongs to.
+    pub change_id: i64,
+    /// The local transaction it belongs to.
+    pub txn_id: i64,
+    /// The table it changes; for DDL the table of the schema object.
+    pub table: String,
+    /// Names of the columns that identify the row, for messages; empty for DDL.
+    pub key: Arc<[String]>,
+}
+
+impl ReplayStatement {
+    /// Describes a failure of this statement. A constraint failure becomes an error of category `Conflict`; others
+    /// keep their category. The message names transaction, change, table and key columns, never row contents.
+    pub fn failed(&self, cause: Error) -> Error {
+        let key = match self.key.as_ref() {
+            [] => String::new(),
+            names => format!(", key ({})", names.join(", ")),
+        };
+        let context = format!(
+            "transaction {}, change {}, table {}{key}",
+            self.txn_id, self.change_id, self.table
+        );
+        let category = match cause.code {
+            Code::Constraint => Category::Conflict,
+            _ => cause.category,
+        };
+        cause.context(context).categorized(category)
+    }
+}
+
+/// A contradiction between `entry` and the other side that is not a failed constraint.
+fn conflict(entry: &LogEntry, what: impl std::fmt::Display) -> Error {
+    let message = format!(
+        "transaction {}, change {}, table {}: {what}",
+        entry.txn_id, entry.change_id, entry.table
+    );
+    Error::new(Category::Conflict, Code::Constraint, message)
+}
+
+/// True for tables that are never replayed: local ones, acknowledgements, and what SQLite keeps by itself.
+fn is_internal(table: &str) -> bool {
+    let starts = |prefix: &str| {
+        table
+            .get(..prefix.len())
+            .is_some_and(|p| p.eq_ignore_ascii_case(prefix))
+    };
+    starts("sqlite_")
+        || starts("__turso_internal_")
+        || table.eq_ignore_ascii_case(WATERMARK_TABLE)
+        || LOCAL_TABLES.iter().any(|local| table.eq_ignore_ascii_case(local))
+}

@@ -1,0 +1,474 @@
+//! Pull: carries the pending changes over to a new base.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+
+use crate::capture::log::{ChangeType, LogEntry, read_entries, write_entry};
+use crate::error::{Category, Error, Result};
+use crate::record::{Value, encode};
+use crate::replay::cascade::Cascades;
+use crate::replay::ddl::{Applied, Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
+use crate::replay::generator::{Generator, RowChange, count_rows};
+use crate::replay::table::{Identity, Table, no_such_table, quote};
+use crate::replay::values::{Bound, from_column};
+use crate::replay::{Purpose, Transactions, conflict, is_internal};
+
+/// What a rebase did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RebaseReport {
+    /// Entries that the new log holds.
+    pub replayed_changes: u64,
+    /// Transactions of which it holds an entry.
+    pub replayed_transactions: u64,
+    /// The last change id of the old log; `acknowledged` if nothing was pending.
+    pub last_change_id: i64,
+}
+
+/// Executes the changes of `current`'s log with an id above `acknowledged` on `scratch`, in order, and writes them
+/// into `scratch`'s log.
+///
+/// `current` is the replica as it is now, and only read. `scratch` is the new base with empty local tables, in a
+/// transaction, with foreign keys off; after an error the caller rolls it back.
+///
+/// The new log holds the changes as they were executed: re-assigned rowids, records in the layout that tables have
+/// on the new base, foreign-key actions as changes of depth 0, and nothing of what triggers or the base have done
+/// already. Change ids stay.
+///
+/// A constraint failure, and a change whose table or column is gone, is an error of category `Conflict`.
+pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> Result<RebaseReport> {
+    if scratch.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))? {
+        return Err(Error::misuse("replay needs foreign keys off"));
+    }
+    scratch.set_prepared_statement_cache_capacity(256);
+    let mut rebase = Rebase {
+        scratch,
+        local: local_schema(current, acknowledged)?,
+        local_tables: Generator::new(),
+        generator: Generator::new(),
+        moved: HashMap::new(),
+    };
+    let mut report = RebaseReport {
+        replayed_changes: 0,
+        replayed_transactions: 0,
+        last_change_id: acknowledged,
+    };
+    let mut transactions = Transactions::new(current, acknowledged);
+    while let Some(entries) = transactions.next_transaction()? {
+        let replayed = rebase.transaction(&entries)?;
+        report.replayed_changes += replayed;
+        report.replayed_transactions += u64::from(replayed > 0);
+        report.last_change_id = entries.last().map_or(report.last_change_id, |e| e.change_id);
+    }
+    Ok(report)
+}
+
+/// The tables of `current` as they were before the pending changes: the present ones, with the pending schema
+/// changes undone.
+fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
+    let mut statement =
+        current.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type = 'table'")?;
+    let rows = statement.query_map([], |row| {
+        Ok(SchemaRow {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            table: row.get(2)?,
+            sql: row.get(3)?,
+        })
+    })?;
+    let mut tables: HashMap<String, SchemaRow> = HashMap::new();
+    for row in rows {
+        let row = row?;
+        if !is_internal(&row.name) {
+            tables.insert(row.name.clone(), row);
+        }
+    }
+    let mut statement = current.prepare(
+        "SELECT change_id FROM turso_cdc WHERE change_id > ?1 AND table_name = ?2 ORDER BY change_id DESC",
+    )?;
+    let mut ids = statement.query((acknowledged, SCHEMA_TABLE))?;
+    while let Some(id) = ids.next()? {
+        for entry in read_entries(current, id.get::<_, i64>(0)? - 1, 1)? {
+            match Ddl::decode(&entry)? {
+                Some(Ddl::Create(row)) if row.kind == "table" => {
+                    tables.remove(&row.name);
+                }
+                Some(Ddl::Drop(row)) if row.kind == "table" => {
+                    tables.insert(row.name.clone(), row);
+                }
+                Some(Ddl::Alter { before, after, .. }) => {
+                    tables.remove(&after.name);
+                    tables.insert(before.name.clone(), before);
+                }
+                _ => {}
+            }
+        }
+    }
+    let is_virtual = |row: &&SchemaRow| row.sql.starts_with("CREATE VIRTUAL");
+    let (first, rest): (Vec<_>, Vec<_>) = tables.values().partition(is_virtual);
+    mirror_of(first.into_iter().chain(rest))
+}
+
+/// Where rows without a key have got to. Rows that kept their rowid are not in here.
+#[derive(Default)]
+struct Moved {
+    /// Rowid in the replica -> rowid on the scratch.
+    to: HashMap<i64, i64>,
+    /// The values of `to`: rows at these rowids are never the ones that the replica means by the same number.
+    taken: HashSet<i64>,
+}
+
+impl Moved {
+    /// Rowid on the scratch of the row that the replica calls `rowid`; `None` if it cannot be there.
+    fn find(&self, rowid: i64) -> Option<i64> {
+        match self.to.get(&rowid) {
+            Some(moved) => Some(*moved),
+            None => (!self.taken.contains(&rowid)).then_some(rowid),
+        }
+    }
+
+    fn set(&mut self, rowid: i64, moved: i64) {
+        self.forget(rowid);
+        if moved != rowid {
+            self.to.insert(rowid, moved);
+            self.taken.insert(moved);
+        }
+    }
+
+    fn forget(&mut self, rowid: i64) {
+        if let Some(moved) = self.to.remove(&rowid) {
+            self.taken.remove(&moved);
+        }
+    }
+}
+
+struct Rebase<'a> {
+    scratch: &'a Connection,
+    /// The replica's tables as of the change, without rows.
+    local: Connection,
+    local_tables: Generator,
+    generator: Generator,
+    moved: HashMap<String, Moved>,
+}
+
+impl Rebase<'_> {
+    /// Replays a transaction; returns the number of entries written.
+    fn transaction(&mut self, entries: &[LogEntry]) -> Result<u64> {
+        let mut written = 0;
+        let mut cascades = Cascades::default();
+        for entry in entries {
+            let replayed = if entry.table == SCHEMA_TABLE {
+                self.ddl(entry)?
+            } else if !is_internal(&entry.table)
+                && cascades.replays(&mut self.local_tables, &self.local, entry)?
+            {
+                self.row(entry)?
+            } else {
+                None
+            };
+            if let Some(entry) = replayed {
+                write_entry(self.scratch, &entry)?;
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    fn ddl(&mut self, entry: &LogEntry) -> Result<Option<LogEntry>> {
+        let Some(ddl) = Ddl::decode(entry)? else {
+            return Ok(None);
+        };
+        self.local_tables.invalidate();
+        self.generator.invalidate();
+        let failed = |e: Error| {
+            e.context(format!(
+                "transaction {}, change {}, table {}",
+                entry.txn_id,
+                entry.change_id,
+                ddl.row().table
+            ))
+        };
+        let row = ddl.row();
+        if row.kind == "table" {
+            ddl.apply(&self.local)
+                .map_err(|e| failed(e.categorized(Category::Internal)))?;
+            let moved = self.moved.remove(&row.name);
+            if let (Ddl::Alter { after, .. }, Some(moved)) = (&ddl, moved) {
+                self.moved.insert(after.name.clone(), moved);
+            }
+        }
+        Ok(match ddl.apply(self.scratch).map_err(failed)? {
+            Applied::Executed => Some(entry.clone()),
+            Applied::Unneeded => None,
+        })
+    }
+
+    /// Executes a row change; returns the entry for the new log.
+    fn row(&mut self, entry: &LogEntry) -> Result<Option<LogEntry>> {
+        let local = self.local_tables.find_table(&self.local, &entry.table)?;
+        let local = local.ok_or_else(|| no_such_table(&entry.table))?;
+        let table = self.generator.find_table(self.scratch, &entry.table)?;
+        let table = table.ok_or_else(|| conflict(entry, "the table no longer exists on the remote"))?;
+        let original = RowChange::decode(&local, entry)?;
+        let mut change = original.clone();
+        if !local.same_layout(&table) {
+            change = self.translate(entry, &local, &table, change)?;
+        }
+        let identity = table.identity(change.target());
+        if identity != Identity::Key && !self.place(entry, &table, identity, &mut change)? {
+            return Ok(None);
+        }
+        self.execute(entry, &table, &change)?;
+        if change == original && entry.depth == 0 {
+            return Ok(Some(entry.clone()));
+        }
+        Ok(Some(encoded(entry, &change)))
+    }
+
+    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &RowChange) -> Result<()> {
+        let loses_key = change.change_type == ChangeType::Update
+            && table.identity(&change.before) == Identity::Key
+            && table.identity(&change.after) != Identity::Key;
+        let known = if loses_key {
+            self.rowid_of(table, &change.before)?
+        } else {
+            None
+        };
+        for statement in self.generator.row_change(table, entry, change)? {
+            // What guards look for has been seen to.
+            if statement.purpose == Purpose::Change {
+                let run = || -> rusqlite::Result<usize> {
+                    let args = params_from_iter(statement.args.iter().map(Bound));
+                    self.scratch.prepare_cached(&statement.sql)?.execute(args)
+                };
+                run().map_err(|e| statement.failed(e.into()))?;
+            }
+        }
+        if loses_key {
+            let rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
+            self.moved
+                .entry(table.name.clone())
+                .or_default()
+                .set(entry.rowid, rowid);
+        }
+        Ok(())
+    }
+
+    /// Decides where a change of a row without a key goes; false if there is nothing to do.
+    fn place(
+        &mut self,
+        entry: &LogEntry,
+        table: &Arc<Table>,
+        identity: Identity,
+        change: &mut RowChange,
+    ) -> Result<bool> {
+        let moved = self.moved.entry(table.name.clone()).or_default();
+        if change.change_type != ChangeType::Insert {
+            let found = match moved.find(entry.rowid) {
+                Some(rowid) => {
+                    change.rowid = rowid;
+                    count_rows(self.scratch, table, identity, rowid, &change.before)?
+                }
+                None => 0,
+            };
+            match (found, change.change_type) {
+                (1, ChangeType::Delete) => moved.forget(entry.rowid),
+                (1, _) => {}
+                (0, ChangeType::Delete) => {
+                    moved.forget(entry.rowid);
+                    return Ok(false);
+                }
+                (0, _) => {
+                    change.change_type = ChangeType::Insert;
+                    change.before.clear();
+                    change.mask.clear();
+                }
+                _ => return Err(conflict(entry, "several equal rows, and no key tells them apart")),
+            }
+        }
+        if let (ChangeType::Insert, Identity::Rowid(alias)) =
+            (change.change_type, table.identity(&change.after))
+        {
+            change.rowid = free_rowid(self.scratch, table, alias, entry.rowid)?;
+            moved.set(entry.rowid, change.rowid);
+        }
+        Ok(true)
+    }
+
+    /// Puts the values of `change` into the layout that the table has on the scratch, because somebody else has
+    /// changed its columns. Columns that the replica does not know keep their value, or get their default.
+    fn translate(
+        &mut self,
+        entry: &LogEntry,
+        local: &Table,
+        table: &Arc<Table>,
+        change: RowChange,
+    ) -> Result<RowChange> {
+        for (i, column) in local.columns.iter().enumerate() {
+            let set = match change.change_type {
+                ChangeType::Insert => change.after.get(i).is_some_and(|v| *v != Value::Null),
+                ChangeType::Update => change.mask.get(i) == Some(&true),
+                ChangeType::Delete => false,
+            };
+            if set && table.position(&column.name).is_none() {
+                let what = format!("column {} no longer exists on the remote", column.name);
+                return Err(conflict(entry, what));
+            }
+        }
+        let from: Vec<Option<usize>> = table.columns.iter().map(|c| local.position(&c.name)).collect();
+        let fill = self.unknown_values(entry, table, &from, change.target())?;
+        let row = |values: &[Value]| -> Vec<Value> {
+            if values.is_empty() {
+                return Vec::new();
+            }
+            let value = |(from, fill): (&Option<usize>, &Value)| {
+                from.and_then(|i| values.get(i)).unwrap_or(fill).clone()
+            };
+            from.iter().zip(&fill).map(value).collect()
+        };
+        let mask = match change.mask.as_slice() {
+            [] => Vec::new(),
+            mask => from
+                .iter()
+                .map(|from| from.and_then(|i| mask.get(i)).copied().unwrap_or(false))
+                .collect(),
+        };
+        Ok(RowChange {
+            before: row(&change.before),
+            after: row(&change.after),
+            mask,
+            ..change
+        })
+    }
+
+    /// For each column: the value that the row has on the scratch, otherwise the default.
+    fn unknown_values(
+        &mut self,
+        entry: &LogEntry,
+        table: &Arc<Table>,
+        from: &[Option<usize>],
+        local_image: &[Value],
+    ) -> Result<Vec<Value>> {
+        let known: Vec<Value> = from
+            .iter()
+            .map(|from| {
+                from.and_then(|i| local_image.get(i))
+                    .cloned()
+                    .unwrap_or(Value::Null)
+            })
+            .collect();
+        let (found, args) = match (table.identity(&known), table.rowid) {
+            (Identity::Key, _) => (key_condition(table), table.key_values(&known).cloned().collect()),
+            (_, Some(alias)) if entry.change_type != ChangeType::Insert => {
+                let rowid = self
+                    .moved
+                    .entry(table.name.clone())
+                    .or_default()
+                    .find(entry.rowid);
+                (
+                    format!("{alias} = ?"),
+                    vec![rowid.map_or(Value::Null, Value::Integer)],
+                )
+            }
+            _ => ("FALSE".to_owned(), Vec::new()),
+        };
+        let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+        let count = names.len();
+        let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Vec<Value>> {
+            (0..count).map(|i| Ok(from_column(row.get_ref(i)?))).collect()
+        };
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {found}",
+            names.join(", "),
+            quote(&table.name)
+        );
+        let mut statement = self.scratch.prepare_cached(&sql)?;
+        if let Some(row) = statement
+            .query_row(params_from_iter(args.iter().map(Bound)), read)
+            .optional()?
+        {
+            return Ok(row);
+        }
+        let defaults: Vec<&str> = table
+            .columns
+            .iter()
+            .map(|c| c.default.as_deref().unwrap_or("NULL"))
+            .collect();
+        Ok(self
+            .scratch
+            .prepare_cached(&format!("SELECT ({})", defaults.join("), (")))?
+            .query_row([], read)?)
+    }
+
+    /// Rowid on the scratch of the row with the key in `values`.
+    fn rowid_of(&self, table: &Table, values: &[Value]) -> Result<Option<i64>> {
+        let Some(alias) = table.rowid else {
+            return Ok(None);
+        };
+        let sql = format!(
+            "SELECT {alias} FROM {} WHERE {}",
+            quote(&table.name),
+            key_condition(table)
+        );
+        let args = params_from_iter(table.key_values(values).map(Bound));
+        Ok(self
+            .scratch
+            .prepare_cached(&sql)?
+            .query_row(args, |row| row.get(0))
+            .optional()?)
+    }
+}
+
+fn key_condition(table: &Table) -> String {
+    let terms: Vec<String> = table
+        .key_names
+        .iter()
+        .map(|name| format!("{} IS ?", quote(name)))
+        .collect();
+    terms.join(" AND ")
+}
+
+/// `wanted` if no row has it, otherwise the rowid that SQLite would take, or one in a gap.
+fn free_rowid(conn: &Connection, table: &Table, alias: &str, wanted: i64) -> Result<i64> {
+    let name = quote(&table.name);
+    let taken = format!("SELECT EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?1)");
+    if !conn
+        .prepare_cached(&taken)?
+        .query_row([wanted], |row| row.get(0))?
+    {
+        return Ok(wanted);
+    }
+    let last: i64 = conn
+        .prepare_cached(&format!("SELECT max({alias}) FROM {name}"))?
+        .query_row([], |row| row.get(0))?;
+    if let Some(next) = last.checked_add(1) {
+        return Ok(next);
+    }
+    let gap = format!(
+        "SELECT a.{alias} - 1 FROM {name} a
+         WHERE NOT EXISTS (SELECT 1 FROM {name} b WHERE b.{alias} = a.{alias} - 1)
+         ORDER BY a.{alias} DESC LIMIT 1"
+    );
+    Ok(conn.query_row(&gap, [], |row| row.get(0))?)
+}
+
+/// `entry` with the content of `change`, as a change that nothing else redoes.
+fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
+    let row = |values: &Vec<Value>| (!values.is_empty()).then(|| encode(values));
+    let updates = (change.change_type == ChangeType::Update).then(|| {
+        let flags = change.mask.iter().map(|set| Value::Integer(i64::from(*set)));
+        let value = |(v, set): (&Value, &bool)| if *set { v.clone() } else { Value::Null };
+        let values = change.after.iter().zip(&change.mask).map(value);
+        encode(&flags.chain(values).collect::<Vec<_>>())
+    });
+    LogEntry {
+        change_type: change.change_type,
+        rowid: change.rowid,
+        before: row(&change.before),
+        after: row(&change.after),
+        updates,
+        depth: 0,
+        ..entry.clone()
+    }
+}

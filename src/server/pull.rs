@@ -1,0 +1,195 @@
+//! Answers `/pull-updates`: decides which pages of which snapshot a client gets, and streams them.
+
+use std::sync::PoisonError;
+
+use roaring::RoaringBitmap;
+
+use super::http::Refusal;
+use super::store::{Revision, Store};
+use crate::error::{Error, Result};
+use crate::protocol::pull::{
+    ENCODING_RAW, ENCODING_ZSTD, PROTOCOL_PAGES, PullHeader, PullUpdatesRequest, RawEncoding, ZstdEncoding,
+    encode_header, encode_page, raw_page_len,
+};
+use crate::protocol::{PAGE_SIZE, selector};
+
+/// zstd level: fast, because pages are compressed for every client anew.
+const ZSTD_LEVEL: i32 = 1;
+/// Bytes handed to the network at a time.
+const CHUNK_LEN: usize = 64 << 10;
+
+/// An answer that is ready to be sent.
+pub struct Answer {
+    header: PullHeader,
+    /// Page numbers from 1.
+    pages: RoaringBitmap,
+    revision: Revision,
+    zstd: bool,
+}
+
+/// Works out the answer to `request` as of now. Long polls are the caller's business.
+pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Result<Answer, Refusal> {
+    check(request)?;
+    let selected = match request.server_pages_selector.as_slice() {
+        [] => None,
+        bytes => Some(selector::decode(bytes).map_err(|e| Refusal::bad_request(e.message))?),
+    };
+    let since = match request.client_revision.as_str() {
+        "" => None,
+        name => Some(known(store, name)?),
+    };
+    let (revision, number, size) = match request.server_revision.as_str() {
+        "" => newest(store, selected.is_some())?,
+        name => pinned(store, known(store, name)?)?,
+    };
+    let mut pages = match since {
+        Some(since) => store.changed_since(since, size)?,
+        None => (1..=size).collect(),
+    };
+    if let Some(selected) = selected {
+        // Ids are zero-based, page numbers are not; ids past the end are skipped.
+        let wanted: RoaringBitmap = selected
+            .iter()
+            .take_while(|id| *id < size)
+            .map(|id| id + 1)
+            .collect();
+        pages &= wanted;
+    }
+    if number != revision.number && !(store.changed_since(number, size)? & &pages).is_empty() {
+        return Err(Refusal::conflict("revision no longer available"));
+    }
+    Ok(compose(
+        store_name(&revision, number, request),
+        size,
+        pages,
+        revision,
+        request.encoding == ENCODING_ZSTD,
+    ))
+}
+
+/// The revision's name: a pinned one is answered as it was asked for.
+fn store_name(revision: &Revision, number: i64, request: &PullUpdatesRequest) -> String {
+    if number == revision.number {
+        revision.name.clone()
+    } else {
+        request.server_revision.clone()
+    }
+}
+
+fn check(request: &PullUpdatesRequest) -> std::result::Result<(), Refusal> {
+    if !request.server_query_selector.is_empty() {
+        return Err(Refusal::bad_request(
+            "selecting pages by a query is not supported",
+        ));
+    }
+    if !matches!(request.encoding, ENCODING_RAW | ENCODING_ZSTD) {
+        return Err(Refusal::bad_request(format!(
+            "unknown page encoding {}",
+            request.encoding
+        )));
+    }
+    // 1 asks for a logical log; a database that speaks pages answers with pages, and says so in the header.
+    if !matches!(request.stream_kind, 0 | 1) {
+        return Err(Refusal::bad_request(format!(
+            "unknown stream kind {}",
+            request.stream_kind
+        )));
+    }
+    Ok(())
+}
+
+fn known(store: &Store, name: &str) -> std::result::Result<i64, Refusal> {
+    store.number(name).ok_or_else(|| {
+        Refusal::conflict(
+            "unknown revision: this server never had it, or lost it; the replica has to be created anew",
+        )
+    })
+}
+
+type Served = (Revision, i64, u32);
+
+fn newest(store: &Store, keep: bool) -> Result<Served> {
+    let revision = store.newest()?;
+    if keep {
+        // The first part of a database that is fetched in parts: the others will pin this revision.
+        store.keep(&revision);
+    }
+    Ok((revision.clone(), revision.number, revision.pages))
+}
+
+/// Revision `number`: from its own snapshot if there is one, otherwise from the newest, as far as it is the same.
+fn pinned(store: &Store, number: i64) -> std::result::Result<Served, Refusal> {
+    if let Some(kept) = store.kept(number) {
+        return Ok((kept.clone(), number, kept.pages));
+    }
+    let revision = store.newest()?;
+    if number == revision.number {
+        return Ok((revision.clone(), number, revision.pages));
+    }
+    match store.size_at(number)? {
+        // Pages past the end of today's database are gone.
+        Some(size) if size <= revision.pages => Ok((revision, number, size)),
+        _ => Err(Refusal::conflict("revision no longer available")),
+    }
+}
+
+fn compose(name: String, size: u32, pages: RoaringBitmap, revision: Revision, zstd: bool) -> Answer {
+    let header = PullHeader {
+        server_revision: name,
+        db_size: size.into(),
+        raw_encoding: (!zstd).then_some(RawEncoding {}),
+        zstd_encoding: zstd.then(|| ZstdEncoding {
+            level: ZSTD_LEVEL,
+            pages_dict: Vec::new(),
+        }),
+        protocol: PROTOCOL_PAGES,
+        page_count: Some(pages.len()),
+        ..Default::default()
+    };
+    Answer {
+        header,
+        pages,
+        revision,
+        zstd,
+    }
+}
+
+impl Answer {
+    /// Whether no pages follow the header.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    /// Length of the body in bytes, if it can be known beforehand.
+    pub fn content_length(&self) -> Option<u64> {
+        let pages = || self.pages.iter().map(|no| raw_page_len(no - 1)).sum::<u64>();
+        (!self.zstd).then(|| encode_header(&self.header).len() as u64 + pages())
+    }
+
+    /// Produces the body; `send` takes one piece after another and returns false when nobody reads any more.
+    pub fn write(self, send: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<()> {
+        let mut out = encode_header(&self.header);
+        let mut page = Box::new([0; PAGE_SIZE]);
+        for no in &self.pages {
+            // Locked page by page, so that requests for the same snapshot take turns.
+            self.revision
+                .snapshot
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .read(no, &mut page)?;
+            let payload = match self.zstd {
+                true => zstd::bulk::compress(&page[..], ZSTD_LEVEL)
+                    .map_err(|e| Error::internal(format!("zstd: {e}")))?,
+                false => page.to_vec(),
+            };
+            encode_page(no - 1, &page, payload, &mut out)?;
+            if out.len() >= CHUNK_LEN && !send(std::mem::take(&mut out)) {
+                return Ok(());
+            }
+        }
+        if !out.is_empty() {
+            send(out);
+        }
+        Ok(())
+    }
+}
