@@ -7,7 +7,7 @@
  * ---------------------------------------------------------------------------------------------------------------------
  *
  * Linking
- *   cc program.c $(pkg-config --cflags --libs turso-sync)          or: -lturso_sync
+ *   cc program.c $(pkg-config --cflags --libs turso_sync)          or: -lturso_sync
  *   Programs written for libturso_sdk_kit or libturso_sync_sdk_kit find the same functions in libturso_sync.
  *   The library contains a SQLite of its own and exports turso_* only. Do not open a database with another copy of
  *   SQLite in the same process while this library has it open: on POSIX systems closing one file drops the locks of

@@ -205,7 +205,7 @@ fn the_static_library_can_live_beside_another_sqlite() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("libturso_sync.a");
     run(Command::new("sh")
-        .arg(root().join("tests/static_library.sh"))
+        .arg(root().join("tests/scripts/static.sh"))
         .arg(library().with_extension("a"))
         .arg(&archive));
     let program = dir.path().join("program");
@@ -249,8 +249,8 @@ fn examples_compile_without_a_warning() {
     let make = run(Command::new("make")
         .args(["-C", "c-examples"])
         .current_dir(root())
-        .arg(format!("INCLUDE_DIR={}", root().join("include").display()))
-        .arg(format!("LIB_DIR={}", dir.path().display()))
+        .arg(format!("INCLUDE={}", root().join("include").display()))
+        .arg(format!("LIBDIR={}", dir.path().display()))
         .arg(format!("OUT={}", dir.path().display())));
     assert!(dir.path().join("two_replicas").exists(), "{}", text(make));
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# static_library.sh INPUT OUTPUT: turns cargo's libturso_sync.a into an archive that exposes turso_* symbols only.
+# static.sh INPUT OUTPUT: turns cargo's libturso_sync.a into an archive that exposes turso_* symbols only.
 #
 # A Rust static library also exposes its SQLite and the Rust runtime. In a program that has a SQLite of its own the
 # link then fails with duplicate definitions, or one SQLite silently takes the place of the other. So everything is
@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # The headers say what is public.
-headers=$(dirname "$0")/../include
+headers=$(dirname "$0")/../../include
 sed -n '/^TURSO_API/{N;s/\n/ /;s/^TURSO_API.*[ *]\(turso_[a-z0-9_]*\)(.*/\1/p}' "$headers"/*.h | sort -u >"$work/public"
 test -s "$work/public"
 
