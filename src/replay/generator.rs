@@ -376,30 +376,6 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
             format!("UPDATE {abort}{name} SET {} WHERE {found}", set.join(", "))
         }
         Kind::Recreate {
-<<<<<<< HEAD
-            key_changed: false, ..
-        } => {
-            // A trigger may have deleted the row after the update before this statement: then it was there.
-            let missed = if table.has_triggers {
-                "changes() = 0 AND "
-            } else {
-                ""
-            };
-            let found = condition(table, &names, Identity::Key, rest);
-            format!(
-                "INSERT {abort}INTO {name} ({columns}) SELECT {row} \
-                 WHERE {missed}NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"
-            )
-        }
-        Kind::Recreate { null_key, .. } => {
-            let set = (0..names.len()).filter(|i| mask.get(*i) == Some(&true) && !table.key.contains(i));
-            let upsert = if null_key {
-                String::new()
-            } else {
-                upsert(table, &names, &set.collect::<Vec<_>>())
-            };
-            format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE changes() = 0 {upsert}")
-=======
             key_changed,
             null_key,
         } => {
@@ -413,32 +389,12 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
                 }
             };
             format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE {again}")
->>>>>>> replay
         }
         Kind::Delete(identity) => {
             format!(
                 "DELETE FROM {name} WHERE {}",
                 condition(table, &names, identity, marks)
             )
-<<<<<<< HEAD
-        }
-        Kind::GuardFree => {
-            let alias = table.rowid.unwrap_or("rowid");
-            guard(&format!("EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?)"))
-        }
-        Kind::GuardPresent(identity @ Identity::Rowid(_)) => {
-            let found = condition(table, &names, identity, marks);
-            guard(&format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"))
-        }
-        Kind::GuardPresent(identity) => {
-            let found = condition(table, &names, identity, marks);
-            guard(&format!("(SELECT count(*) FROM {name} WHERE {found}) <> 1"))
-        }
-        Kind::GuardSingle => {
-            let found = condition(table, &names, Identity::Content, marks);
-            guard(&format!("(SELECT count(*) FROM {name} WHERE {found}) > 1"))
-=======
->>>>>>> replay
         }
         Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
     }

@@ -271,18 +271,10 @@ impl Rebase<'_> {
             }
         }
         if loses_key {
-<<<<<<< HEAD
-            let rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
-            self.moved
-                .entry(table.name.clone())
-                .or_default()
-                .set(entry.rowid, rowid);
-=======
             // From here on its rowid tells the row from others.
             change.rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
             let moved = self.moved.entry(table.name.clone()).or_default();
             moved.set(entry.rowid, change.rowid);
->>>>>>> replay
         }
         Ok(())
     }
