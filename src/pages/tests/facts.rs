@@ -49,38 +49,6 @@ fn other_connections_see_an_injection_like_any_commit() {
 }
 
 #[test]
-fn a_row_without_data_after_page_1_truncates() {
-        ("(1, ?1), (?2 + 1, NULL)", true),
-        ("(?2 + 1, NULL), (1, ?1)", false),
-    ] {
-        let folder = folder();
-        let app = wal_database(folder.path());
-        let before = pages_of(&app);
-        let source = Connection::open_in_memory().unwrap();
-        source.execute_batch("CREATE TABLE other (x)").unwrap();
-        let source = pages_of(&source);
-        let mut first = source[0];
-        header::finish(&mut first, &before[0], source.len() as u32);
-        let injector = open_app(folder.path());
-        injector.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let mut insert = injector
-            .prepare("INSERT INTO sqlite_dbpage (pgno, data) VALUES (2, ?1)")
-            .unwrap();
-        let sql = "INSERT INTO sqlite_dbpage (pgno, data) VALUES (1, ?1), (?2 + 1, NULL)";
-        let mut finish = injector.prepare(sql).unwrap();
-        insert.execute([&source[1][..]]).unwrap();
-        finish.execute((&first[..], source.len() as u32)).unwrap();
-        injector.execute_batch("COMMIT").unwrap();
-        let pages = pages_of(&open_app(folder.path())).len();
-        assert_eq!(
-            pages,
-            if truncates { source.len() } else { before.len() },
-            "{rows}"
-        );
-    }
-}
-
-#[test]
 fn a_statement_after_the_injection_of_page_1_reads_a_stale_schema() {
     let folder = folder();
     let app = open_app(folder.path());
