@@ -5,18 +5,35 @@ use std::time::Instant;
 use turso_sync::capture::log::create_local_tables;
 use turso_sync::capture::{Connection, OpenOptions, Statement};
 
-const NAMES: [&str; 7] =
-    ["bulk insert", "autocommit insert", "update all", "point update", "delete half", "wide rows", "blobs"];
+const NAMES: [&str; 7] = [
+    "bulk insert",
+    "autocommit insert",
+    "update all",
+    "point update",
+    "delete half",
+    "wide rows",
+    "blobs",
+];
 const REPETITIONS: usize = 5;
 
 fn open(path: &str, capture: bool) -> Connection {
     let plain = rusqlite::Connection::open(path).expect("open");
-    plain.execute_batch("PRAGMA journal_mode = WAL").expect("WAL mode");
+    plain
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .expect("WAL mode");
     create_local_tables(&plain).expect("local tables");
     drop(plain);
-    let c = Connection::open(path, OpenOptions { capture, ..Default::default() }).expect("open");
+    let c = Connection::open(
+        path,
+        OpenOptions {
+            capture,
+            ..Default::default()
+        },
+    )
+    .expect("open");
     if !capture {
-        c.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0").expect("pragmas");
+        c.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")
+            .expect("pragmas");
     }
     c
 }
@@ -26,13 +43,17 @@ fn prepare(c: &Connection, sql: &str) -> Statement {
 }
 
 fn insert(c: &Connection, rows: i64) {
-    let mut s = prepare(c, "INSERT INTO t(name, email, balance, created, note) VALUES (?1, ?2, ?3, ?4, ?5)");
+    let mut s = prepare(
+        c,
+        "INSERT INTO t(name, email, balance, created, note) VALUES (?1, ?2, ?3, ?4, ?5)",
+    );
     for i in 0..rows {
         s.bind_text(1, &format!("user {i}")).expect("bind");
         s.bind_text(2, &format!("user{i}@example.com")).expect("bind");
         s.bind_real(3, i as f64 * 1.5).expect("bind");
         s.bind_integer(4, 1_700_000_000 + i).expect("bind");
-        s.bind_text(5, "some longer note text that people write in records").expect("bind");
+        s.bind_text(5, "some longer note text that people write in records")
+            .expect("bind");
         s.execute().expect("insert");
         s.reset(false).expect("reset");
     }
@@ -77,12 +98,20 @@ fn measure(c: &Connection, rows: i64) -> [f64; 7] {
         timed(&|| each("UPDATE t SET balance = balance + 1 WHERE id = ?1", rows)),
         timed(&|| run("DELETE FROM t WHERE id % 2 = 0")),
         timed(&|| each(&wide_sql, rows / 5)),
-        timed(&|| each("INSERT INTO b VALUES (NULL, zeroblob(16000 + ?1 % 100))", rows / 50)),
+        timed(&|| {
+            each(
+                "INSERT INTO b VALUES (NULL, zeroblob(16000 + ?1 % 100))",
+                rows / 50,
+            )
+        }),
     ]
 }
 
 fn main() {
-    let rows = std::env::var("ROWS").ok().and_then(|v| v.parse().ok()).unwrap_or(50_000);
+    let rows = std::env::var("ROWS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(50_000);
     let mut best = [[f64::MAX; 7]; 2];
     for _ in 0..REPETITIONS {
         for (mode, best) in best.iter_mut().enumerate() {
@@ -96,6 +125,11 @@ fn main() {
     }
     let [plain, captured] = best;
     for ((name, plain), captured) in NAMES.iter().zip(plain).zip(captured) {
-        println!("{name:18} {:7.1} ms plain {:7.1} ms captured {:5.2}x", plain * 1e3, captured * 1e3, captured / plain);
+        println!(
+            "{name:18} {:7.1} ms plain {:7.1} ms captured {:5.2}x",
+            plain * 1e3,
+            captured * 1e3,
+            captured / plain
+        );
     }
 }

@@ -49,10 +49,17 @@ fn close_ends_everything() {
     assert_eq!(kept, b"text");
     c.close().unwrap();
     c.interrupt();
-    for e in [s.step().unwrap_err(), c.execute_batch("SELECT 1").unwrap_err(), s.bind_null(1).unwrap_err()] {
+    for e in [
+        s.step().unwrap_err(),
+        c.execute_batch("SELECT 1").unwrap_err(),
+        s.bind_null(1).unwrap_err(),
+    ] {
         assert_eq!((e.code, e.message.as_str()), (Code::Error, "Connection closed"));
     }
-    assert_eq!((s.column_count(), s.value_type(0), c.is_autocommit()), (0, None, false));
+    assert_eq!(
+        (s.column_count(), s.value_type(0), c.is_autocommit()),
+        (0, None, false)
+    );
     assert!(r.log().is_empty(), "rolled back");
 }
 
@@ -65,12 +72,29 @@ fn a_statement_keeps_its_connection_and_finalize_ends_it() {
     s.bind_text(1, "x").unwrap();
     assert_eq!(s.step(), Ok(Step::Row));
     assert_eq!((s.value_integer(0), s.value_bytes(1)), (1, Some(&b"x"[..])));
-    assert_eq!((s.value_bytes(0), s.value_real(1), s.value_type(2)), (None, 0.0, None));
-    assert_eq!((s.column_name(0).as_deref(), s.column_name(9)), (Some("key"), None));
-    assert_eq!((s.parameter_count(), s.parameter_index(":a"), s.parameter_name(1).as_deref()), (1, Some(1), Some(":a")));
+    assert_eq!(
+        (s.value_bytes(0), s.value_real(1), s.value_type(2)),
+        (None, 0.0, None)
+    );
+    assert_eq!(
+        (s.column_name(0).as_deref(), s.column_name(9)),
+        (Some("key"), None)
+    );
+    assert_eq!(
+        (
+            s.parameter_count(),
+            s.parameter_index(":a"),
+            s.parameter_name(1).as_deref()
+        ),
+        (1, Some(1), Some(":a"))
+    );
     assert_eq!(s.bind_integer(1, 1).unwrap_err().code, Code::Misuse, "running");
     s.reset(true).unwrap();
-    assert_eq!(s.bind_integer(2, 1).unwrap_err().code, Code::Misuse, "out of range");
+    assert_eq!(
+        s.bind_integer(2, 1).unwrap_err().code,
+        Code::Misuse,
+        "out of range"
+    );
     s.finalize().unwrap();
     s.finalize().unwrap();
     assert_eq!(s.step().unwrap_err().code, Code::Misuse);
@@ -82,7 +106,10 @@ fn a_statement_keeps_its_connection_and_finalize_ends_it() {
 fn concurrent_use_is_misuse() {
     let r = Replica::new(T);
     let c = r.open();
-    let mut long = prepare(&c, "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n");
+    let mut long = prepare(
+        &c,
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
+    );
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| long.step());
@@ -93,7 +120,10 @@ fn concurrent_use_is_misuse() {
                 Ok(()) => std::thread::yield_now(),
             }
         };
-        assert_eq!((e.code, e.message.as_str()), (Code::Misuse, "concurrent use forbidden"));
+        assert_eq!(
+            (e.code, e.message.as_str()),
+            (Code::Misuse, "concurrent use forbidden")
+        );
         scope.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
                 c.interrupt();
@@ -109,7 +139,10 @@ fn concurrent_use_is_misuse() {
 fn an_interrupted_write_leaves_no_trace() {
     let r = Replica::new(T);
     let c = r.open();
-    let mut long = prepare(&c, "INSERT INTO t(a) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n");
+    let mut long = prepare(
+        &c,
+        "INSERT INTO t(a) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+    );
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| {
@@ -147,10 +180,17 @@ fn the_observer_hears_of_commits_and_of_closing() {
     let r = Replica::new(T);
     let events = Arc::new(Events::default());
     let observer: Arc<dyn Observer> = events.clone();
-    let options = OpenOptions { capture: true, observer: Some(observer), ..Default::default() };
+    let options = OpenOptions {
+        capture: true,
+        observer: Some(observer),
+        ..Default::default()
+    };
     let c = Connection::open(&r.path, options).unwrap();
     let count = || events.frames.lock().unwrap().len();
-    run(&c, "SELECT * FROM t; BEGIN; INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 1)");
+    run(
+        &c,
+        "SELECT * FROM t; BEGIN; INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 1)",
+    );
     assert_eq!(count(), 0);
     run(&c, "COMMIT");
     assert_eq!(count(), 1);
@@ -162,7 +202,11 @@ fn the_observer_hears_of_commits_and_of_closing() {
     assert_eq!(count(), 2);
     assert!(events.frames.lock().unwrap().is_sorted());
     drop(c);
-    assert_eq!(events.closed.load(Ordering::SeqCst), 0, "the statement keeps the connection");
+    assert_eq!(
+        events.closed.load(Ordering::SeqCst),
+        0,
+        "the statement keeps the connection"
+    );
     drop(reader);
     assert_eq!(events.closed.load(Ordering::SeqCst), 1);
 }
@@ -184,24 +228,47 @@ fn paths_are_never_uris() {
     let c = Connection::open(path.to_str().unwrap(), OpenOptions::default()).unwrap();
     run(&c, "CREATE TABLE t(a)");
     assert!(path.exists());
-    assert_eq!(Connection::open("a\0b", OpenOptions::default()).err().unwrap().code, Code::Misuse);
+    assert_eq!(
+        Connection::open("a\0b", OpenOptions::default())
+            .err()
+            .unwrap()
+            .code,
+        Code::Misuse
+    );
 }
 
 #[test]
 fn only_replicas_are_captured() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.db").to_str().unwrap().to_owned();
-    let capture = || OpenOptions { capture: true, ..Default::default() };
-    assert_eq!(Connection::open(&path, capture()).err().unwrap().category, Category::Usage);
+    let capture = || OpenOptions {
+        capture: true,
+        ..Default::default()
+    };
+    assert_eq!(
+        Connection::open(&path, capture()).err().unwrap().category,
+        Category::Usage
+    );
     assert!(!std::path::Path::new(&path).exists());
-    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
-    assert!(Connection::open(&path, capture()).err().unwrap().message.contains("not a replica"));
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(a)")
+        .unwrap();
+    assert!(
+        Connection::open(&path, capture())
+            .err()
+            .unwrap()
+            .message
+            .contains("not a replica")
+    );
     assert!(Connection::open(":memory:", capture()).is_err());
 }
 
 #[test]
 fn what_would_break_the_replica_is_refused_with_a_reason() {
-    let r = Replica::new(&format!("{T} CREATE TABLE turso_sync_last_change_id(client_id TEXT PRIMARY KEY, pull_gen, change_id);"));
+    let r = Replica::new(&format!(
+        "{T} CREATE TABLE turso_sync_last_change_id(client_id TEXT PRIMARY KEY, pull_gen, change_id);"
+    ));
     let c = r.open();
     for (sql, reason) in [
         ("PRAGMA journal_mode = DELETE", "WAL"),
@@ -209,22 +276,37 @@ fn what_would_break_the_replica_is_refused_with_a_reason() {
         ("PRAGMA writable_schema = ON", "CREATE"),
         ("VACUUM", "VACUUM INTO"),
         ("/* */ vacuum main", "VACUUM INTO"),
-        ("INSERT INTO sqlite_dbpage VALUES (1, zeroblob(4096))", "sqlite_dbpage"),
+        (
+            "INSERT INTO sqlite_dbpage VALUES (1, zeroblob(4096))",
+            "sqlite_dbpage",
+        ),
         ("DELETE FROM turso_cdc", "read-only"),
         ("UPDATE turso_sync_local SET value = 1", "read-only"),
         ("DELETE FROM turso_sync_last_change_id", "read-only"),
         ("DROP TABLE turso_cdc_version", "read-only"),
         ("ALTER TABLE turso_cdc ADD COLUMN x", "read-only"),
         ("CREATE INDEX i ON turso_cdc(id)", "read-only"),
-        ("CREATE TRIGGER x AFTER INSERT ON turso_cdc BEGIN SELECT 1; END", "read-only"),
-        ("CREATE TEMP TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END", "TEMP"),
+        (
+            "CREATE TRIGGER x AFTER INSERT ON turso_cdc BEGIN SELECT 1; END",
+            "read-only",
+        ),
+        (
+            "CREATE TEMP TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END",
+            "TEMP",
+        ),
         (&format!("ATTACH '{}' AS self", r.path), "itself"),
     ] {
         let e = fails(&c, sql);
         assert_eq!((e.code, e.category), (Code::Error, Category::Usage), "{sql}: {e}");
         assert!(e.message.contains(reason), "{sql}: {e}");
     }
-    assert_eq!(one(&c, "SELECT count(*) FROM pragma_database_list WHERE name = 'self'"), "0");
+    assert_eq!(
+        one(
+            &c,
+            "SELECT count(*) FROM pragma_database_list WHERE name = 'self'"
+        ),
+        "0"
+    );
     let copy = r.dir.path().join("copy.db");
     run(&c, &format!("SELECT * FROM turso_cdc; SELECT * FROM turso_sync_local; PRAGMA journal_mode; PRAGMA synchronous = FULL;
         PRAGMA user_version = 5; CREATE TEMP TABLE tt(a); CREATE TEMP TRIGGER x AFTER INSERT ON tt BEGIN SELECT 1; END;
@@ -260,5 +342,9 @@ fn two_threads_write_one_table() {
         assert_eq!(e.rowid, rowid, "in the order of the commits");
         assert!(e.txn_id <= e.change_id);
     }
-    assert!(entries.windows(2).all(|w| w[0].change_id < w[1].change_id && w[0].txn_id <= w[1].txn_id));
+    assert!(
+        entries
+            .windows(2)
+            .all(|w| w[0].change_id < w[1].change_id && w[0].txn_id <= w[1].txn_id)
+    );
 }

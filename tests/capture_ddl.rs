@@ -23,8 +23,11 @@ const T: &str = "CREATE TABLE t(a, b);";
 
 #[test]
 fn create_logs_the_object_alone() {
-    let log = log_of("", " /* x */ CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b UNIQUE); CREATE INDEX i ON t(b);
-        CREATE VIEW v AS SELECT 1; CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END");
+    let log = log_of(
+        "",
+        " /* x */ CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b UNIQUE); CREATE INDEX i ON t(b);
+        CREATE VIEW v AS SELECT 1; CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END",
+    );
     assert_eq!(
         log,
         [
@@ -38,26 +41,37 @@ fn create_logs_the_object_alone() {
 
 #[test]
 fn create_as_select_logs_the_rows_once() {
-    let log = log_of("CREATE TABLE t(a REAL); INSERT INTO t VALUES (1), (2);", "CREATE TABLE x AS SELECT * FROM t");
+    let log = log_of(
+        "CREATE TABLE t(a REAL); INSERT INTO t VALUES (1), (2);",
+        "CREATE TABLE x AS SELECT * FROM t",
+    );
     assert_eq!(log[0], "+>'table','x','x',_,'CREATE TABLE x(a REAL)'");
     assert_eq!(log[1..], ["+x#1>1.0", "+x#2>2.0"]);
 }
 
 #[test]
 fn statements_without_effect_log_nothing() {
-    let log = log_of(T, "CREATE TABLE IF NOT EXISTS t(x); DROP TABLE IF EXISTS u; REINDEX; ANALYZE; \
-                         CREATE TEMP VIEW tv AS SELECT 1; DROP VIEW tv");
+    let log = log_of(
+        T,
+        "CREATE TABLE IF NOT EXISTS t(x); DROP TABLE IF EXISTS u; REINDEX; ANALYZE; \
+                         CREATE TEMP VIEW tv AS SELECT 1; DROP VIEW tv",
+    );
     assert_eq!(log, [""; 0]);
 }
 
 #[test]
 fn drop_logs_the_object_alone() {
-    let schema = format!("{T} CREATE UNIQUE INDEX i ON t(a); CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END;
-        INSERT INTO t VALUES (1, 2); CREATE VIEW v AS SELECT 1;");
+    let schema = format!(
+        "{T} CREATE UNIQUE INDEX i ON t(a); CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END;
+        INSERT INTO t VALUES (1, 2); CREATE VIEW v AS SELECT 1;"
+    );
     let log = log_of(&schema, "DROP VIEW v; DROP TABLE T");
     assert_eq!(
         log,
-        ["-<'view','v','v',_,'CREATE VIEW v AS SELECT 1'", "-<'table','t','t',_,'CREATE TABLE t(a, b)'"]
+        [
+            "-<'view','v','v',_,'CREATE VIEW v AS SELECT 1'",
+            "-<'table','t','t',_,'CREATE TABLE t(a, b)'"
+        ]
     );
 }
 
@@ -66,7 +80,13 @@ fn dropping_a_referenced_table_logs_what_happens_to_other_tables() {
     let schema = "CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);
         CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO c VALUES (1);";
     let log = log_of(schema, "PRAGMA foreign_keys = ON; DROP TABLE p");
-    assert_eq!(log, ["-c#1<1@1", "-<'table','p','p',_,'CREATE TABLE p(id INTEGER PRIMARY KEY)'"]);
+    assert_eq!(
+        log,
+        [
+            "-c#1<1@1",
+            "-<'table','p','p',_,'CREATE TABLE p(id INTEGER PRIMARY KEY)'"
+        ]
+    );
 }
 
 #[test]
@@ -76,11 +96,18 @@ fn alter_carries_its_text() {
         "-- add\nALTER TABLE t ADD COLUMN c DEFAULT 5 ; ALTER TABLE t RENAME COLUMN a TO z;
          ALTER TABLE main.t DROP COLUMN b; ALTER TABLE t RENAME TO u; UPDATE u SET z = 3",
     );
-    let ends = ["ALTER TABLE t ADD COLUMN c DEFAULT 5", "ALTER TABLE t RENAME COLUMN a TO z",
-        "ALTER TABLE main.t DROP COLUMN b", "ALTER TABLE t RENAME TO u"];
+    let ends = [
+        "ALTER TABLE t ADD COLUMN c DEFAULT 5",
+        "ALTER TABLE t RENAME COLUMN a TO z",
+        "ALTER TABLE main.t DROP COLUMN b",
+        "ALTER TABLE t RENAME TO u",
+    ];
     for (line, end) in log.iter().zip(ends) {
         assert!(line.starts_with("~<'table','t','t',"), "{line}");
-        assert!(line.ends_with(&format!("!0,_,_,_,_,NULL,NULL,NULL,NULL,'{end}'")), "{line}");
+        assert!(
+            line.ends_with(&format!("!0,_,_,_,_,NULL,NULL,NULL,NULL,'{end}'")),
+            "{line}"
+        );
     }
     assert_eq!(log[4], "~u#1<1,5>3,5!1,0,3,NULL");
     assert_eq!(log.len(), 5);
@@ -114,26 +141,52 @@ fn full_text_index_changes_reach_the_log_before_the_commit() {
     run(&c, "CREATE VIRTUAL TABLE f USING fts5(x)");
     let created = r.log();
     assert_eq!(created.len(), 1, "{created:?}");
-    assert!(created[0].starts_with("+sqlite_schema#0>'table','f','f',0,'CREATE VIRTUAL TABLE"), "{created:?}");
+    assert!(
+        created[0].starts_with("+sqlite_schema#0>'table','f','f',0,'CREATE VIRTUAL TABLE"),
+        "{created:?}"
+    );
     run(&c, "INSERT INTO f VALUES ('hello world')");
-    let tables: Vec<_> = r.entries()[1..].iter().map(|e| (e.table.clone(), e.depth)).collect();
+    let tables: Vec<_> = r.entries()[1..]
+        .iter()
+        .map(|e| (e.table.clone(), e.depth))
+        .collect();
     assert!(tables.contains(&("f_content".into(), 0)), "{tables:?}");
     assert!(tables.contains(&("f_data".into(), 0)), "{tables:?}");
     let transactions: Vec<_> = r.entries()[1..].iter().map(|e| e.txn_id).collect();
     assert!(transactions.iter().all(|t| *t == transactions[0]));
-    run(&c, "BEGIN; INSERT INTO f VALUES ('more'); SAVEPOINT s; INSERT INTO f VALUES ('lost'); ROLLBACK TO s; COMMIT");
-    assert_eq!(rows(&c, "SELECT x FROM f WHERE f MATCH 'more OR hello OR lost' ORDER BY rowid").unwrap(),
-        ["'hello world'", "'more'"]);
-    run(&c, "INSERT INTO f(f) VALUES ('integrity-check'); ALTER TABLE f RENAME TO g; DROP TABLE g");
+    run(
+        &c,
+        "BEGIN; INSERT INTO f VALUES ('more'); SAVEPOINT s; INSERT INTO f VALUES ('lost'); ROLLBACK TO s; COMMIT",
+    );
+    assert_eq!(
+        rows(
+            &c,
+            "SELECT x FROM f WHERE f MATCH 'more OR hello OR lost' ORDER BY rowid"
+        )
+        .unwrap(),
+        ["'hello world'", "'more'"]
+    );
+    run(
+        &c,
+        "INSERT INTO f(f) VALUES ('integrity-check'); ALTER TABLE f RENAME TO g; DROP TABLE g",
+    );
     let log = r.log();
-    assert!(log.last().unwrap().starts_with("-sqlite_schema#0<'table','g'"), "{log:?}");
-    assert!(log[log.len() - 2].ends_with("'ALTER TABLE f RENAME TO g'"), "{log:?}");
+    assert!(
+        log.last().unwrap().starts_with("-sqlite_schema#0<'table','g'"),
+        "{log:?}"
+    );
+    assert!(
+        log[log.len() - 2].ends_with("'ALTER TABLE f RENAME TO g'"),
+        "{log:?}"
+    );
 }
 
 #[test]
 fn what_triggers_write_to_a_full_text_index_is_deeper() {
-    let r = Replica::new("CREATE TABLE d(x); CREATE VIRTUAL TABLE f USING fts5(x, content = d);
-        CREATE TRIGGER d1 AFTER INSERT ON d BEGIN INSERT INTO f(rowid, x) VALUES (new.rowid, new.x); END;");
+    let r = Replica::new(
+        "CREATE TABLE d(x); CREATE VIRTUAL TABLE f USING fts5(x, content = d);
+        CREATE TRIGGER d1 AFTER INSERT ON d BEGIN INSERT INTO f(rowid, x) VALUES (new.rowid, new.x); END;",
+    );
     let c = r.open();
     run(&c, "INSERT INTO d VALUES ('hello')");
     let entries = r.entries();
@@ -147,8 +200,11 @@ fn what_triggers_write_to_a_full_text_index_is_deeper() {
 fn other_virtual_tables() {
     let r = Replica::new("CREATE VIRTUAL TABLE old USING fts4(x);");
     let c = r.open();
-    run(&c, "CREATE VIRTUAL TABLE box USING rtree(id, a, b); INSERT INTO box VALUES (1, 2, 3);
-             BEGIN; INSERT INTO old VALUES ('hello'); COMMIT");
+    run(
+        &c,
+        "CREATE VIRTUAL TABLE box USING rtree(id, a, b); INSERT INTO box VALUES (1, 2, 3);
+             BEGIN; INSERT INTO old VALUES ('hello'); COMMIT",
+    );
     let tables: Vec<_> = r.entries().iter().map(|e| e.table.clone()).collect();
     for table in ["box_node", "box_rowid", "old_content", "old_segdir"] {
         assert!(tables.contains(&table.to_owned()), "{table} of {tables:?}");

@@ -51,7 +51,15 @@ impl Random {
 }
 
 fn conflict(r: &mut Random) -> &'static str {
-    r.pick(&["", "", "OR REPLACE", "OR IGNORE", "OR FAIL", "OR ABORT", "OR ROLLBACK"])
+    r.pick(&[
+        "",
+        "",
+        "OR REPLACE",
+        "OR IGNORE",
+        "OR FAIL",
+        "OR ABORT",
+        "OR ROLLBACK",
+    ])
 }
 
 fn write_statement(r: &mut Random) -> String {
@@ -60,17 +68,25 @@ fn write_statement(r: &mut Random) -> String {
     let key = r.pick(&["'a'", "'A'", "'b'", "'B'", "'c'", "'dd'"]);
     match r.below(30) {
         0 | 1 => format!("INSERT {or} INTO t(id, a, b, c) VALUES ({a}, {b}, {c}, {d}), ({b}, {d}, 1.5, {a})"),
-        2 => format!("INSERT {or} INTO t(a, b, c) VALUES ({a}, {b}, {c}), ({b}, 'x', {d}), ({c}, 2, nullif({a}, 2))"),
-        3 => format!("INSERT INTO t(id, a, b, c) VALUES ({a}, {b}, 1, {c}) ON CONFLICT(id) DO UPDATE SET a = {d}, c = c + 1"),
+        2 => format!(
+            "INSERT {or} INTO t(a, b, c) VALUES ({a}, {b}, {c}), ({b}, 'x', {d}), ({c}, 2, nullif({a}, 2))"
+        ),
+        3 => format!(
+            "INSERT INTO t(id, a, b, c) VALUES ({a}, {b}, 1, {c}) ON CONFLICT(id) DO UPDATE SET a = {d}, c = c + 1"
+        ),
         4 => format!("INSERT INTO t(id, a, b, c) VALUES ({a}, {b}, 1, {c}) ON CONFLICT DO NOTHING"),
         5 | 6 => format!("UPDATE {or} t SET a = {a}, c = {b} WHERE id >= {c}"),
         7 => format!("UPDATE {or} t SET id = id + {a}, b = '{b}'"),
         8 => format!("DELETE FROM t WHERE c >= {a}"),
-        9 | 10 => format!("INSERT {or} INTO u VALUES ({a}, 'x'), ({b}, x'0041'), ({c}, {d}), (nullif({d}, 1), 'y')"),
+        9 | 10 => {
+            format!("INSERT {or} INTO u VALUES ({a}, 'x'), ({b}, x'0041'), ({c}, {d}), (nullif({d}, 1), 'y')")
+        }
         11 => format!("UPDATE {or} u SET a = a + {a}, b = b || '{b}'"),
         12 => format!("UPDATE {or} u SET rowid = rowid + {a} WHERE a > {b}"),
         13 => "DELETE FROM u".into(),
-        14 | 15 => format!("INSERT {or} INTO w(k, n, v) VALUES ({key}, {a}, {b}), ('z', {c}, 1.5), ({key}, '{d}', 2)"),
+        14 | 15 => format!(
+            "INSERT {or} INTO w(k, n, v) VALUES ({key}, {a}, {b}), ('z', {c}, 1.5), ({key}, '{d}', 2)"
+        ),
         16 => format!("UPDATE {or} w SET n = n + {a}, v = {b} WHERE k < {key}"),
         17 => format!("UPDATE {or} w SET k = upper(k), v = n"),
         18 => format!("DELETE FROM w WHERE n > {a}"),
@@ -119,7 +135,10 @@ fn action(r: &mut Random) -> Action {
         17 => Action::Reset(r.below(8)),
         18 => Action::Close(r.below(8)),
         19 => Action::Run(ddl(r)),
-        20 => Action::Run(r.pick(&["INSERT INTO x(a) VALUES (1), (2)", "UPDATE x SET a = a + 1"]).into()),
+        20 => Action::Run(
+            r.pick(&["INSERT INTO x(a) VALUES (1), (2)", "UPDATE x SET a = a + 1"])
+                .into(),
+        ),
         _ => Action::Run(write_statement(r)),
     }
 }
@@ -154,7 +173,9 @@ impl Runner {
     fn step(statement: &mut Statement) -> String {
         match statement.step() {
             Ok(Step::Row) => {
-                let values: Vec<Value> = (0..statement.column_count()).map(|i| value(statement, i)).collect();
+                let values: Vec<Value> = (0..statement.column_count())
+                    .map(|i| value(statement, i))
+                    .collect();
                 show_values(&values)
             }
             Ok(Step::Done) => format!("done {}", statement.changes()),
@@ -169,10 +190,17 @@ impl Runner {
                 Err(e) => seen.push(format!("{:?} {}", e.code, e.message)),
                 Ok(None) => {}
                 Ok(Some((mut statement, _))) => {
-                    let limit = if let Action::Open(_, steps) = action { *steps } else { 1000 };
+                    let limit = if let Action::Open(_, steps) = action {
+                        *steps
+                    } else {
+                        1000
+                    };
                     for _ in 0..limit {
                         seen.push(Self::step(&mut statement));
-                        if seen.last().is_some_and(|s| s.starts_with("done") || s.contains("Some(")) {
+                        if seen
+                            .last()
+                            .is_some_and(|s| s.starts_with("done") || s.contains("Some("))
+                        {
                             break;
                         }
                     }
@@ -232,11 +260,15 @@ fn dump(db: &rusqlite::Connection) -> Vec<String> {
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'turso_%' AND name NOT LIKE 'sqlite_%' ORDER BY 1",
     ) {
         let rowid = if table == "w" { "0" } else { "rowid" };
-        let mut s = db.prepare(&format!("SELECT {rowid}, * FROM {table} ORDER BY 1, 2")).unwrap();
+        let mut s = db
+            .prepare(&format!("SELECT {rowid}, * FROM {table} ORDER BY 1, 2"))
+            .unwrap();
         let columns = s.column_count();
         let mut rows = s.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let values: Vec<_> = (0..columns).map(|i| format!("{:?}", row.get_ref(i).unwrap())).collect();
+            let values: Vec<_> = (0..columns)
+                .map(|i| format!("{:?}", row.get_ref(i).unwrap()))
+                .collect();
             out.push(format!("{table}: {}", values.join(", ")));
         }
     }
@@ -269,16 +301,26 @@ fn apply(db: &rusqlite::Connection, e: &LogEntry) {
                 let row = before.unwrap();
                 format!("DROP {} {}", text(&row[0]), text(&row[1]))
             }
-            ChangeType::Update => text(record::decode(e.updates.as_ref().unwrap()).unwrap().last().unwrap()),
+            ChangeType::Update => text(
+                record::decode(e.updates.as_ref().unwrap())
+                    .unwrap()
+                    .last()
+                    .unwrap(),
+            ),
         };
         // The rows of CREATE TABLE AS are entries of their own; the schema holds the table's columns only.
-        return db.execute_batch(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        return db
+            .execute_batch(&sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     let mut s = db
         .prepare("SELECT name, pk FROM pragma_table_xinfo(?1) WHERE hidden = 0 ORDER BY cid")
         .unwrap();
-    let columns: Vec<(String, i64)> =
-        s.query_map([&e.table], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(|r| r.unwrap()).collect();
+    let columns: Vec<(String, i64)> = s
+        .query_map([&e.table], |r| Ok((r.get(0)?, r.get(1)?)))
+        .unwrap()
+        .map(|r| r.unwrap())
+        .collect();
     let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
     let without_rowid = e.table == "w";
     let mut parameters = Vec::new();
@@ -289,7 +331,11 @@ fn apply(db: &rusqlite::Connection, e: &LogEntry) {
     let mut condition = Vec::new();
     if let Some(before) = &before {
         for (name, v) in names.iter().zip(before) {
-            condition.push(format!("{name} IS {} AND typeof({name}) = '{}'", bind(v), type_name(v)));
+            condition.push(format!(
+                "{name} IS {} AND typeof({name}) = '{}'",
+                bind(v),
+                type_name(v)
+            ));
         }
         if !without_rowid {
             condition.push(format!("rowid = {}", e.rowid));
@@ -299,7 +345,11 @@ fn apply(db: &rusqlite::Connection, e: &LogEntry) {
     let sql = match (e.change_type, &after) {
         (ChangeType::Delete, _) => format!("DELETE FROM {} WHERE {condition}", e.table),
         (ChangeType::Update, Some(after)) => {
-            let set: Vec<_> = names.iter().zip(after).map(|(n, v)| format!("{n} = {}", bind(v))).collect();
+            let set: Vec<_> = names
+                .iter()
+                .zip(after)
+                .map(|(n, v)| format!("{n} = {}", bind(v)))
+                .collect();
             format!("UPDATE {} SET {} WHERE {condition}", e.table, set.join(", "))
         }
         (_, after) => {
@@ -309,7 +359,12 @@ fn apply(db: &rusqlite::Connection, e: &LogEntry) {
                 names.push("rowid".into());
                 values.push(e.rowid.to_string());
             }
-            format!("INSERT INTO {}({}) VALUES ({})", e.table, names.join(", "), values.join(", "))
+            format!(
+                "INSERT INTO {}({}) VALUES ({})",
+                e.table,
+                names.join(", "),
+                values.join(", ")
+            )
         }
     };
     let changed = db.execute(&sql, rusqlite::params_from_iter(parameters));
@@ -332,7 +387,10 @@ fn check(seed: u64) {
     let copy = Replica::new(SCHEMA);
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let plain_connection = Connection::open(&plain.path, OpenOptions::default()).unwrap();
-    let mut runners = [captured.open(), plain_connection].map(|connection| Runner { connection, open: Vec::new() });
+    let mut runners = [captured.open(), plain_connection].map(|connection| Runner {
+        connection,
+        open: Vec::new(),
+    });
     let mut program = Vec::new();
     for _ in 0..60 {
         let action = action(&mut random);
@@ -351,12 +409,19 @@ fn check(seed: u64) {
     finish(&mut ours);
     finish(&mut theirs);
     let result = dump(&captured.plain());
-    let text = || format!("seed {seed}, program:\n{}\nlog:\n{}", program.join("\n"), captured.log().join("\n"));
+    let text = || {
+        format!(
+            "seed {seed}, program:\n{}\nlog:\n{}",
+            program.join("\n"),
+            captured.log().join("\n")
+        )
+    };
     assert_eq!(result, dump(&plain.plain()), "{}", text());
 
     let db = copy.plain();
     db.pragma_update(None, "foreign_keys", false).unwrap();
-    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+        .unwrap();
     let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for e in captured.entries() {
             apply(&db, &e);
@@ -374,7 +439,10 @@ fn check(seed: u64) {
 #[test]
 fn a_captured_connection_behaves_like_plain_sqlite_and_its_log_is_exact() {
     let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+        std::env::var(name)
+            .ok()
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(default)
     };
     let first = number("CAPTURE_SEED", 1);
     for seed in first..first + number("CAPTURE_RUNS", 300) {

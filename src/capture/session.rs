@@ -79,8 +79,18 @@ fn closed_statement() -> Error {
 impl Session {
     /// Takes over an open connection. With capture the hooks must be installed with `hooks`.
     pub fn new(db: Db, hooks: Arc<HookState>, capture: bool) -> Result<Session> {
-        let capture = if capture { Some(hooks.as_internal(|| Capture::new(db))?) } else { None };
-        Ok(Session { slots: Vec::new(), active: 0, capture, hooks, db })
+        let capture = if capture {
+            Some(hooks.as_internal(|| Capture::new(db))?)
+        } else {
+            None
+        };
+        Ok(Session {
+            slots: Vec::new(),
+            active: 0,
+            capture,
+            hooks,
+            db,
+        })
     }
 
     /// The connection.
@@ -153,15 +163,19 @@ impl Session {
     /// An error of SQLite with the authorizer's reason, if it was the authorizer.
     fn explained(&self, error: Error) -> Error {
         match self.hooks.refusal.take() {
-            Some(reason) if error.sqlite_code.is_some_and(|c| c & 0xff == ffi::SQLITE_AUTH) => {
-                Error { sqlite_code: error.sqlite_code, ..refused(reason) }
-            }
+            Some(reason) if error.sqlite_code.is_some_and(|c| c & 0xff == ffi::SQLITE_AUTH) => Error {
+                sqlite_code: error.sqlite_code,
+                ..refused(reason)
+            },
             _ => error,
         }
     }
 
     fn slot(&mut self, id: usize) -> Result<&mut Slot> {
-        self.slots.get_mut(id).and_then(Option::as_mut).ok_or_else(closed_statement)
+        self.slots
+            .get_mut(id)
+            .and_then(Option::as_mut)
+            .ok_or_else(closed_statement)
     }
 
     /// The statement in slot `id`.
@@ -227,7 +241,11 @@ impl Session {
 
     /// Changes that a statement counted when it ended, if it has ended since the total was `total`.
     fn counted_since(&self, total: i64) -> i64 {
-        if self.db.total_changes() != total { self.db.changes() } else { 0 }
+        if self.db.total_changes() != total {
+            self.db.changes()
+        } else {
+            0
+        }
     }
 
     fn set_active(&mut self, id: usize, active: bool) -> Result<()> {
@@ -258,7 +276,10 @@ impl Session {
             _ => return Ok(false),
         };
         // What SQLite says in autocommit mode.
-        Err(Error::sqlite(ffi::SQLITE_ERROR, format!("cannot {verb} - no transaction is active")))
+        Err(Error::sqlite(
+            ffi::SQLITE_ERROR,
+            format!("cannot {verb} - no transaction is active"),
+        ))
     }
 
     fn before_step(&mut self, id: usize, kind: Kind) -> Result<()> {
@@ -344,20 +365,40 @@ impl Session {
         let mut buffer = hooks.buffer.take();
         let write = || {
             if buffer.has_failed() {
-                return Err(Error::sqlite(ffi::SQLITE_NOMEM, "out of memory while capturing a change"));
+                return Err(Error::sqlite(
+                    ffi::SQLITE_NOMEM,
+                    "out of memory while capturing a change",
+                ));
             }
             match (before, slot) {
-                (Some(before), Some(Slot { ddl: Some(ddl), statement: Some(statement), .. })) => {
+                (
+                    Some(before),
+                    Some(Slot {
+                        ddl: Some(ddl),
+                        statement: Some(statement),
+                        ..
+                    }),
+                ) => {
                     capture.log.tables.clear();
                     let after = &Snapshot::take(db)?;
                     let sql = &statement.sql();
-                    let finished = Finished { ddl, before: &before, after, sql };
-                    capture.log.write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
+                    let finished = Finished {
+                        ddl,
+                        before: &before,
+                        after,
+                        sql,
+                    };
+                    capture
+                        .log
+                        .write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
                     finished.write(db, &mut capture.log)
                 }
-                (_, Some(Slot { kind: Kind::Write, .. })) => {
-                    capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true)
-                }
+                (
+                    _,
+                    Some(Slot {
+                        kind: Kind::Write, ..
+                    }),
+                ) => capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true),
                 // SAVEPOINT and COMMIT change nothing themselves.
                 _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
             }
@@ -391,7 +432,11 @@ impl Session {
         if !capture.implicit || capture.writers > 0 {
             return Ok(());
         }
-        let mut result = if keep { self.settle_virtual_tables() } else { Ok(()) };
+        let mut result = if keep {
+            self.settle_virtual_tables()
+        } else {
+            Ok(())
+        };
         let hooks = Arc::clone(&self.hooks);
         if let Some(capture) = self.capture.as_mut() {
             if keep && result.is_ok() {
@@ -425,7 +470,11 @@ impl Session {
             Ok(kept) => kept,
             Err(error) => return self.roll_back(id, error),
         };
-        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept, counted) } else { Ok(()) };
+        let ended = if kind == Kind::Write && was_active {
+            self.writer_ended(kept, counted)
+        } else {
+            Ok(())
+        };
         self.note_transaction_end();
         ended.err().unwrap_or(error)
     }
@@ -490,7 +539,11 @@ impl Session {
         self.note_counted(id);
         let flushed = self.flush(Some(id), false);
         let keep = result.is_ok() && flushed.is_ok();
-        let ended = if writes { self.writer_ended(keep, counted) } else { Ok(()) };
+        let ended = if writes {
+            self.writer_ended(keep, counted)
+        } else {
+            Ok(())
+        };
         self.note_transaction_end();
         result.and(flushed).and(ended)
     }
