@@ -42,6 +42,8 @@ pub(super) struct Purpose {
     /// BEGIN, RELEASE or ROLLBACK of a savepoint.
     pub savepoint: Option<String>,
     pub attaches: bool,
+    /// PRAGMA foreign_keys with this value.
+    pub foreign_keys: Option<bool>,
     /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
     pub counts_changes: bool,
     temp_trigger: bool,
@@ -60,6 +62,9 @@ impl Purpose {
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_ATTACH => self.attaches = true,
             ffi::SQLITE_CREATE_TEMP_TRIGGER => self.temp_trigger = true,
+            ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("foreign_keys") => {
+                self.foreign_keys = action.second.map(is_on);
+            }
             ffi::SQLITE_PRAGMA => return pragma(first, action.second),
             _ => {}
         }
@@ -191,6 +196,12 @@ fn pragma(name: &str, value: Option<&str>) -> Result<(), String> {
     Err(format!(
         "PRAGMA {name} is not allowed like this on a replica: {reason}"
     ))
+}
+
+/// How SQLite reads the value of a boolean PRAGMA.
+fn is_on(value: &str) -> bool {
+    let words = ["on", "yes", "true", "full", "extra"];
+    words.iter().any(|w| value.eq_ignore_ascii_case(w)) || value.parse::<i64>().is_ok_and(|v| v & 0xff != 0)
 }
 
 /// `sql` without leading white space, comments and semicolons.

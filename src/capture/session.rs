@@ -112,6 +112,13 @@ impl Session {
         };
         let purpose = self.hooks.purpose.take();
         let kind = self.kind(&statement, &purpose)?;
+        // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
+        if let (Some(on), true) = (
+            purpose.foreign_keys,
+            self.capture.as_ref().is_some_and(|c| c.implicit),
+        ) {
+            self.db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
+        }
         let slot = Slot {
             statement: Some(statement),
             kind,

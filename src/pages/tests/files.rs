@@ -109,7 +109,7 @@ fn initialize_declares_the_main_file_to_be_the_base() {
         store
             .initialize(&BaseState {
                 epoch: 0,
-                base_pages: 1
+                base_pages: synced.len() as u32 + 1
             })
             .is_err()
     );
