@@ -8,4 +8,5 @@ venv=target/venv
 import importlib.metadata as m
 assert m.version("pyturso") == "0.8.3" and m.version("pytest")' 2> /dev/null ||
     "$venv/bin/pip" install -q --disable-pip-version-check pyturso==0.8.3 pytest
-exec "$venv/bin/python" -m pytest -q -p no:cacheprovider --tb=short tests/interop "$@"
+export PYTHONDONTWRITEBYTECODE=1
+exec "$venv/bin/python" -m pytest tests/interop "$@"

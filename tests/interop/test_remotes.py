@@ -1,5 +1,6 @@
 """Remotes and networks that misbehave: a clear error, nothing lost, nothing doubled, and everything well afterwards."""
-import shutil
+import contextlib
+import sqlite3
 
 import pytest
 from content import content, difference, of_file
@@ -169,7 +170,8 @@ def test_a_backup_of_the_server_is_noticed(server, ours, tmp_path):
     ours.pull()
     server.stop()
     backup = tmp_path / "backup.db"
-    shutil.copyfile(server.database, backup)
+    with contextlib.closing(sqlite3.connect(server.database)) as source, contextlib.closing(sqlite3.connect(backup)) as copy:
+        source.backup(copy)
     server.start()
     ours.execute("INSERT INTO Artist VALUES (900001, 'after the backup')")
     ours.push()

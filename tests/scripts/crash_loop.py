@@ -24,6 +24,7 @@ import time
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 sys.path.insert(0, os.path.join(ROOT, "tests", "interop"))
 os.chdir(ROOT)
+sys.dont_write_bytecode = True
 
 from server import Server  # noqa: E402
 from turso_c import Replica  # noqa: E402
@@ -113,9 +114,11 @@ class CrashLoop:
         self.rng = random.Random(SEED)
         self.failures, self.kills, self.server_kills = [], 0, 0
         program = os.path.join(folder, "writer_loop")
+        # The program looks for the library under its SONAME, which only an installed one has.
+        os.symlink(os.path.join(ROOT, "target/release/libturso_sync.so"), os.path.join(folder, "libturso_sync.so.0"))
         subprocess.run(
             [os.environ.get("CC", "cc"), "-O1", "-g", "-Iinclude", "-Ic-examples", "tests/c/writer_loop.c", "-o", program,
-             "-Ltarget/release", f"-Wl,-rpath,{ROOT}/target/release", "-lturso_sync"],
+             "-Ltarget/release", f"-Wl,-rpath,{folder}", "-lturso_sync"],
             check=True,
         )
         database = os.path.join(folder, "server.db")

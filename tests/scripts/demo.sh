@@ -28,6 +28,7 @@ else
     echo "1. A server for a sample database: a music shop."
 fi
 
+: > "$work/log"
 target/release/turso-sync-server 127.0.0.1:0 "$work/server.db" > "$work/log" 2>&1 &
 server=$!
 url=
@@ -43,8 +44,10 @@ echo "   It listens on $url."
 
 echo "2. A C program, c-examples/two_replicas.c, with two replicas of it:"
 echo
+# The program looks for the library under its SONAME, which only an installed one has.
+ln -s "$PWD/target/release/libturso_sync.so" "$work/libturso_sync.so.0"
 ${CC:-cc} -std=c99 -O2 -Iinclude c-examples/two_replicas.c -o "$work/two_replicas" \
-    -Ltarget/release "-Wl,-rpath,$PWD/target/release" -lturso_sync
+    -Ltarget/release "-Wl,-rpath,$work" -lturso_sync
 {
     "$work/two_replicas" "$url" "$work/alice.db" "$work/bob.db" && : > "$work/succeeded"
 } | sed -e "s|$work/||g" -e 's/^\(.\)/   \1/'
