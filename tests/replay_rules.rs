@@ -29,17 +29,29 @@ fn sync(base: &str, local: &[&[&str]], others: &str) -> Outcome {
     let pulled = rebased(&replica.conn, &theirs, 0).unwrap();
     let remote = plain(&theirs);
     push(&remote, &push_statements(&pulled, &remote).unwrap()).unwrap();
-    assert_eq!(dump(&pulled), dump(&remote), "a push did not do what the pull predicted");
+    assert_eq!(
+        dump(&pulled),
+        dump(&remote),
+        "a push did not do what the pull predicted"
+    );
     let direct = plain(&theirs);
     let direct = push(&direct, &push_statements(&replica.conn, &plain(base)).unwrap()).map(|()| direct);
     match &direct {
-        Ok(direct) => assert_eq!(dump(&pulled), dump(direct), "a push before the pull did something else"),
+        Ok(direct) => assert_eq!(
+            dump(&pulled),
+            dump(direct),
+            "a push before the pull did something else"
+        ),
         Err((statement, e)) => assert_eq!(statement.purpose, Purpose::Guard, "{e}"),
     }
     if others.is_empty() {
         assert_eq!(dump(&replica.conn), dump(&remote), "remote differs from local");
     }
-    Outcome { pulled, direct, remote }
+    Outcome {
+        pulled,
+        direct,
+        remote,
+    }
 }
 
 /// The error of the pull, which is that of a push before the pull too.
@@ -75,115 +87,263 @@ fn rows(conn: &Connection, sql: &str) -> Vec<String> {
     .collect()
 }
 
-const KEYED: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 'a1', 'b1'), (2, 'a2', 'b2')";
+const KEYED: &str =
+    "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 'a1', 'b1'), (2, 'a2', 'b2')";
 const KEYLESS: &str = "CREATE TABLE t (a, b); INSERT INTO t VALUES ('a1', 'b1'), ('a2', 'b2')";
 
 #[test]
 fn inserts_updates_and_deletes_of_keyed_rows_arrive() {
-    sync(KEYED, &[&["INSERT INTO t VALUES (3, 'x', NULL)", "UPDATE t SET a = 'y' WHERE id = 1"], &["DELETE FROM t WHERE id = 2"]], "");
+    sync(
+        KEYED,
+        &[
+            &[
+                "INSERT INTO t VALUES (3, 'x', NULL)",
+                "UPDATE t SET a = 'y' WHERE id = 1",
+            ],
+            &["DELETE FROM t WHERE id = 2"],
+        ],
+        "",
+    );
 }
 
 #[test]
 fn the_last_push_wins_for_the_same_key() {
-    let o = sync(KEYED, &[&["INSERT INTO t VALUES (3, 'mine', 1)"]], "INSERT INTO t VALUES (3, 'theirs', 2)");
+    let o = sync(
+        KEYED,
+        &[&["INSERT INTO t VALUES (3, 'mine', 1)"]],
+        "INSERT INTO t VALUES (3, 'theirs', 2)",
+    );
     assert_eq!(rows(&o.remote, "SELECT * FROM t WHERE id = 3"), ["3,mine,1"]);
     assert!(o.direct.is_ok());
 }
 
 #[test]
 fn an_insert_into_a_table_that_is_only_key_leaves_an_equal_row_alone() {
-    let o = sync("CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE u (k PRIMARY KEY) WITHOUT ROWID", &[&["INSERT INTO t VALUES (1)", "INSERT INTO u VALUES ('k')"]], "INSERT INTO t VALUES (1); INSERT INTO u VALUES ('k')");
+    let o = sync(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE u (k PRIMARY KEY) WITHOUT ROWID",
+        &[&["INSERT INTO t VALUES (1)", "INSERT INTO u VALUES ('k')"]],
+        "INSERT INTO t VALUES (1); INSERT INTO u VALUES ('k')",
+    );
     assert_eq!(rows(&o.remote, "SELECT id, k FROM t, u"), ["1,k"]);
 }
 
 #[test]
 fn updates_of_different_columns_merge() {
-    let o = sync(KEYED, &[&["UPDATE t SET a = 'mine' WHERE id = 1"]], "UPDATE t SET b = 'theirs' WHERE id = 1");
+    let o = sync(
+        KEYED,
+        &[&["UPDATE t SET a = 'mine' WHERE id = 1"]],
+        "UPDATE t SET b = 'theirs' WHERE id = 1",
+    );
     assert_eq!(rows(&o.remote, "SELECT * FROM t WHERE id = 1"), ["1,mine,theirs"]);
 }
 
 #[test]
 fn an_update_recreates_a_row_that_was_deleted_elsewhere() {
-    let o = sync(KEYED, &[&["UPDATE t SET a = 'mine' WHERE id = 1"]], "DELETE FROM t WHERE id = 1");
+    let o = sync(
+        KEYED,
+        &[&["UPDATE t SET a = 'mine' WHERE id = 1"]],
+        "DELETE FROM t WHERE id = 1",
+    );
     assert_eq!(rows(&o.remote, "SELECT * FROM t WHERE id = 1"), ["1,mine,b1"]);
 }
 
 #[test]
 fn an_update_trigger_that_deletes_the_row_is_not_undone() {
-    let base = format!("{KEYED}; CREATE TRIGGER done AFTER UPDATE ON t WHEN new.a = 'done' BEGIN DELETE FROM t WHERE id = new.id; END");
+    let base = format!(
+        "{KEYED}; CREATE TRIGGER done AFTER UPDATE ON t WHEN new.a = 'done' BEGIN DELETE FROM t WHERE id = new.id; END"
+    );
     let o = sync(&base, &[&["UPDATE t SET a = 'done' WHERE id = 1"]], "");
     assert_eq!(rows(&o.remote, "SELECT id FROM t"), ["2"]);
 }
 
 #[test]
 fn deleting_a_row_that_is_gone_is_fine() {
-    sync(KEYED, &[&["DELETE FROM t WHERE id = 1"]], "DELETE FROM t WHERE id = 1");
+    sync(
+        KEYED,
+        &[&["DELETE FROM t WHERE id = 1"]],
+        "DELETE FROM t WHERE id = 1",
+    );
 }
 
 #[test]
 fn keys_move_and_swap() {
-    sync(KEYED, &[&["UPDATE t SET id = id + 10"], &["UPDATE t SET id = -1 WHERE id = 11", "UPDATE t SET id = 11 WHERE id = 12", "UPDATE t SET id = 12 WHERE id = -1"]], "");
-    let o = sync(KEYED, &[&["UPDATE t SET id = 7, a = 'm' WHERE id = 1"]], "UPDATE t SET b = 'theirs' WHERE id = 1");
+    sync(
+        KEYED,
+        &[
+            &["UPDATE t SET id = id + 10"],
+            &[
+                "UPDATE t SET id = -1 WHERE id = 11",
+                "UPDATE t SET id = 11 WHERE id = 12",
+                "UPDATE t SET id = 12 WHERE id = -1",
+            ],
+        ],
+        "",
+    );
+    let o = sync(
+        KEYED,
+        &[&["UPDATE t SET id = 7, a = 'm' WHERE id = 1"]],
+        "UPDATE t SET b = 'theirs' WHERE id = 1",
+    );
     assert_eq!(rows(&o.remote, "SELECT * FROM t WHERE id = 7"), ["7,m,theirs"]);
 }
 
 #[test]
 fn a_moved_key_whose_old_row_is_gone_merges_into_the_row_at_the_new_key() {
-    let o = sync(KEYED, &[&["UPDATE t SET id = 7, a = 'm' WHERE id = 1"]], "DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (7, 'x', 'theirs')");
+    let o = sync(
+        KEYED,
+        &[&["UPDATE t SET id = 7, a = 'm' WHERE id = 1"]],
+        "DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (7, 'x', 'theirs')",
+    );
     assert_eq!(rows(&o.remote, "SELECT * FROM t WHERE id = 7"), ["7,m,theirs"]);
-    let o = sync(KEYED, &[&["UPDATE t SET id = 7 WHERE id = 1"]], "DELETE FROM t WHERE id = 1");
+    let o = sync(
+        KEYED,
+        &[&["UPDATE t SET id = 7 WHERE id = 1"]],
+        "DELETE FROM t WHERE id = 1",
+    );
     assert_eq!(rows(&o.remote, "SELECT * FROM t WHERE id = 7"), ["7,a1,b1"]);
 }
 
 #[test]
 fn composite_keys_in_declared_order_without_rowid() {
     let base = "CREATE TABLE t (x, b, a TEXT COLLATE NOCASE, PRIMARY KEY (a, b)) WITHOUT ROWID; INSERT INTO t VALUES (1, 2, 'k'), (3, 4, 'k')";
-    let o = sync(base, &[&["UPDATE t SET x = 9 WHERE b = 2", "INSERT INTO t VALUES (5, 6, 'new')", "UPDATE t SET a = 'K' WHERE b = 4"]], "UPDATE t SET b = 7 WHERE b = 2");
-    assert_eq!(rows(&o.remote, "SELECT a, b, x FROM t ORDER BY a, b"), ["k,2,9", "K,4,3", "k,7,1", "new,6,5"]);
+    let o = sync(
+        base,
+        &[&[
+            "UPDATE t SET x = 9 WHERE b = 2",
+            "INSERT INTO t VALUES (5, 6, 'new')",
+            "UPDATE t SET a = 'K' WHERE b = 4",
+        ]],
+        "UPDATE t SET b = 7 WHERE b = 2",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT a, b, x FROM t ORDER BY a, b"),
+        ["k,2,9", "K,4,3", "k,7,1", "new,6,5"]
+    );
 }
 
 #[test]
 fn rows_whose_key_has_nulls_are_told_apart() {
     let base = "CREATE TABLE t (k TEXT PRIMARY KEY, v); INSERT INTO t VALUES (NULL, 1), (NULL, 2), ('x', 3), (NULL, 1)";
-    sync(base, &[&["DELETE FROM t WHERE rowid = 1", "UPDATE t SET v = 'n' WHERE v = 2", "INSERT INTO t VALUES (NULL, 7)"], &["UPDATE t SET k = NULL WHERE k = 'x'"], &["UPDATE t SET v = 33 WHERE v = 3", "UPDATE t SET k = 'y' WHERE v = 7"]], "");
-    let o = sync(base, &[&["UPDATE t SET v = 9 WHERE rowid = 1"]], "INSERT INTO t VALUES (NULL, 4)");
-    assert_eq!(rows(&o.remote, "SELECT k, v FROM t ORDER BY v"), ["NULL,1", "NULL,2", "x,3", "NULL,4", "NULL,9"]);
+    sync(
+        base,
+        &[
+            &[
+                "DELETE FROM t WHERE rowid = 1",
+                "UPDATE t SET v = 'n' WHERE v = 2",
+                "INSERT INTO t VALUES (NULL, 7)",
+            ],
+            &["UPDATE t SET k = NULL WHERE k = 'x'"],
+            &[
+                "UPDATE t SET v = 33 WHERE v = 3",
+                "UPDATE t SET k = 'y' WHERE v = 7",
+            ],
+        ],
+        "",
+    );
+    let o = sync(
+        base,
+        &[&["UPDATE t SET v = 9 WHERE rowid = 1"]],
+        "INSERT INTO t VALUES (NULL, 4)",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT k, v FROM t ORDER BY v"),
+        ["NULL,1", "NULL,2", "x,3", "NULL,4", "NULL,9"]
+    );
 }
 
 #[test]
 fn keyless_rows_never_overwrite_each_other() {
-    let o = sync(KEYLESS, &[&["INSERT INTO t VALUES ('m1', 1), ('m2', 2)"], &["UPDATE t SET b = 'later' WHERE a = 'm1'"], &["DELETE FROM t WHERE a = 'm2'"]], "INSERT INTO t VALUES ('o1', 1), ('o2', 2)");
-    assert_eq!(rows(&o.remote, "SELECT rowid, a, b FROM t"), ["1,a1,b1", "2,a2,b2", "3,o1,1", "4,o2,2", "5,m1,later"]);
+    let o = sync(
+        KEYLESS,
+        &[
+            &["INSERT INTO t VALUES ('m1', 1), ('m2', 2)"],
+            &["UPDATE t SET b = 'later' WHERE a = 'm1'"],
+            &["DELETE FROM t WHERE a = 'm2'"],
+        ],
+        "INSERT INTO t VALUES ('o1', 1), ('o2', 2)",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT rowid, a, b FROM t"),
+        ["1,a1,b1", "2,a2,b2", "3,o1,1", "4,o2,2", "5,m1,later"]
+    );
     let (statement, e) = o.direct.unwrap_err();
     assert_eq!(statement.purpose, Purpose::Guard);
     assert!(e.message.contains("overflow"), "{e}");
     let log = read_entries(&o.pulled, 0, 100).unwrap();
-    assert_eq!(log.iter().map(|e| e.rowid).collect::<Vec<_>>(), [5, 6, 5, 6], "the new log has the new rowids");
+    assert_eq!(
+        log.iter().map(|e| e.rowid).collect::<Vec<_>>(),
+        [5, 6, 5, 6],
+        "the new log has the new rowids"
+    );
 }
 
 #[test]
 fn a_keyless_row_changed_elsewhere_is_not_touched() {
-    let o = sync(KEYLESS, &[&["UPDATE t SET b = 'mine' WHERE a = 'a1'"], &["UPDATE t SET b = 'again' WHERE a = 'a1'"], &["DELETE FROM t WHERE a = 'a2'"]], "UPDATE t SET b = 'theirs'");
-    assert_eq!(rows(&o.remote, "SELECT a, b FROM t"), ["a1,theirs", "a2,theirs", "a1,again"]);
+    let o = sync(
+        KEYLESS,
+        &[
+            &["UPDATE t SET b = 'mine' WHERE a = 'a1'"],
+            &["UPDATE t SET b = 'again' WHERE a = 'a1'"],
+            &["DELETE FROM t WHERE a = 'a2'"],
+        ],
+        "UPDATE t SET b = 'theirs'",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT a, b FROM t"),
+        ["a1,theirs", "a2,theirs", "a1,again"]
+    );
 }
 
 #[test]
 fn a_keyless_row_deleted_elsewhere_comes_back_with_an_update_only() {
-    let o = sync(KEYLESS, &[&["UPDATE t SET b = 'mine' WHERE a = 'a1'"], &["DELETE FROM t WHERE a = 'a2'"]], "DELETE FROM t");
+    let o = sync(
+        KEYLESS,
+        &[
+            &["UPDATE t SET b = 'mine' WHERE a = 'a1'"],
+            &["DELETE FROM t WHERE a = 'a2'"],
+        ],
+        "DELETE FROM t",
+    );
     assert_eq!(rows(&o.remote, "SELECT a, b FROM t"), ["a1,mine"]);
 }
 
 #[test]
 fn a_reassigned_row_is_not_mistaken_for_an_equal_one() {
     let base = "CREATE TABLE t (a); INSERT INTO t(rowid, a) VALUES (1, 'x'), (7, 'same')";
-    let o = sync(base, &[&["INSERT INTO t(rowid, a) VALUES (3, 'same')"], &["UPDATE t SET a = 'new' WHERE rowid = 7"]], "INSERT INTO t(rowid, a) VALUES (3, 'o'), (6, 'o'); DELETE FROM t WHERE rowid = 7");
-    assert_eq!(rows(&o.remote, "SELECT a FROM t ORDER BY a"), ["new", "o", "o", "same", "x"]);
+    let o = sync(
+        base,
+        &[
+            &["INSERT INTO t(rowid, a) VALUES (3, 'same')"],
+            &["UPDATE t SET a = 'new' WHERE rowid = 7"],
+        ],
+        "INSERT INTO t(rowid, a) VALUES (3, 'o'), (6, 'o'); DELETE FROM t WHERE rowid = 7",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT a FROM t ORDER BY a"),
+        ["new", "o", "o", "same", "x"]
+    );
 }
 
 #[test]
 fn hidden_rowid_names_are_avoided() {
     let base = "CREATE TABLE t (rowid TEXT, a); INSERT INTO t VALUES ('r', 1); CREATE TABLE u (rowid, oid, a); CREATE TABLE w (rowid, _rowid_, oid); INSERT INTO w VALUES (1, 2, 3), (4, 5, 6)";
-    sync(base, &[&["INSERT INTO t VALUES ('s', 2)", "UPDATE t SET a = 5 WHERE a = 1", "INSERT INTO u VALUES (1, 2, 3)", "UPDATE u SET a = 4"], &["UPDATE w SET oid = 'x' WHERE oid = 3", "DELETE FROM w WHERE oid = 6", "INSERT INTO w VALUES (7, 8, 9)"]], "");
+    sync(
+        base,
+        &[
+            &[
+                "INSERT INTO t VALUES ('s', 2)",
+                "UPDATE t SET a = 5 WHERE a = 1",
+                "INSERT INTO u VALUES (1, 2, 3)",
+                "UPDATE u SET a = 4",
+            ],
+            &[
+                "UPDATE w SET oid = 'x' WHERE oid = 3",
+                "DELETE FROM w WHERE oid = 6",
+                "INSERT INTO w VALUES (7, 8, 9)",
+            ],
+        ],
+        "",
+    );
 }
 
 #[test]
@@ -196,26 +356,67 @@ fn equal_rows_without_any_name_are_a_conflict_not_a_guess() {
 #[test]
 fn a_full_rowid_range_finds_a_gap() {
     let base = "CREATE TABLE t (a); INSERT INTO t(rowid, a) VALUES (9223372036854775807, 'top')";
-    let o = sync(base, &[&["INSERT INTO t(rowid, a) VALUES (5, 'mine')"]], "INSERT INTO t(rowid, a) VALUES (5, 'theirs')");
-    assert_eq!(rows(&o.remote, "SELECT a FROM t ORDER BY rowid"), ["theirs", "mine", "top"]);
+    let o = sync(
+        base,
+        &[&["INSERT INTO t(rowid, a) VALUES (5, 'mine')"]],
+        "INSERT INTO t(rowid, a) VALUES (5, 'theirs')",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT a FROM t ORDER BY rowid"),
+        ["theirs", "mine", "top"]
+    );
 }
 
 #[test]
 fn names_that_need_quotes() {
     let base = "CREATE TABLE \"se\"\"lect ä\" (\"order\" INTEGER PRIMARY KEY, \"a\"\"b\", \"Größe\", [group]); CREATE TABLE \"Where\" (\"from\")";
-    sync(base, &[&["INSERT INTO \"se\"\"lect ä\" VALUES (1, 2, 3, 4)", "UPDATE \"se\"\"lect ä\" SET \"a\"\"b\" = 'x', \"group\" = 1", "INSERT INTO \"where\" VALUES (1)", "UPDATE \"WHERE\" SET \"from\" = 2", "DELETE FROM \"where\""]], "");
+    sync(
+        base,
+        &[&[
+            "INSERT INTO \"se\"\"lect ä\" VALUES (1, 2, 3, 4)",
+            "UPDATE \"se\"\"lect ä\" SET \"a\"\"b\" = 'x', \"group\" = 1",
+            "INSERT INTO \"where\" VALUES (1)",
+            "UPDATE \"WHERE\" SET \"from\" = 2",
+            "DELETE FROM \"where\"",
+        ]],
+        "",
+    );
 }
 
 #[test]
 fn generated_columns_stay_out() {
     let base = "CREATE TABLE t (g1 AS (a + 1), id INTEGER PRIMARY KEY, g2 AS (a * 2) STORED, a INT, b)";
-    sync(base, &[&["INSERT INTO t(id, a, b) VALUES (1, 5, 'x')", "UPDATE t SET a = 6", "UPDATE t SET b = 'y'"]], "");
+    sync(
+        base,
+        &[&[
+            "INSERT INTO t(id, a, b) VALUES (1, 5, 'x')",
+            "UPDATE t SET a = 6",
+            "UPDATE t SET b = 'y'",
+        ]],
+        "",
+    );
 }
 
 #[test]
 fn strict_tables_and_all_values_bit_for_bit() {
     let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE s (k ANY PRIMARY KEY, i INT, r REAL, t TEXT, b BLOB, a ANY) STRICT, WITHOUT ROWID; CREATE TABLE n (v)";
-    let values = ["9e999", "-9e999", "-0.0", "1e-310", "9223372036854775807", "-9223372036854775808", "x''", "''", "x'00ff'", "CAST(x'ff00fe' AS TEXT)", "'a' || char(0) || 'b'", "'ä\u{10ffff}'", "1.0", "'1'", "NULL"];
+    let values = [
+        "9e999",
+        "-9e999",
+        "-0.0",
+        "1e-310",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "x''",
+        "''",
+        "x'00ff'",
+        "CAST(x'ff00fe' AS TEXT)",
+        "'a' || char(0) || 'b'",
+        "'ä\u{10ffff}'",
+        "1.0",
+        "'1'",
+        "NULL",
+    ];
     let mut sql: Vec<String> = Vec::new();
     for (i, v) in values.iter().enumerate() {
         sql.push(format!("INSERT INTO t VALUES ({i}, {v})"));
@@ -243,17 +444,31 @@ fn triggers_of_the_other_side_redo_their_part_once() {
     let base = format!("{KEYED}; CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, what); CREATE TABLE n (id INTEGER PRIMARY KEY, n); INSERT INTO n VALUES (1, 0);
       CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('i' || new.id); UPDATE n SET n = n + 1; END;
       CREATE TRIGGER td BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('d' || old.id); END");
-    let o = sync(&base, &[&["INSERT INTO t VALUES (3, 1, 1)"], &["DELETE FROM t WHERE id = 1"]], "INSERT INTO t VALUES (4, 2, 2)");
+    let o = sync(
+        &base,
+        &[
+            &["INSERT INTO t VALUES (3, 1, 1)"],
+            &["DELETE FROM t WHERE id = 1"],
+        ],
+        "INSERT INTO t VALUES (4, 2, 2)",
+    );
     assert_eq!(rows(&o.remote, "SELECT n FROM n"), ["2"]);
     assert_eq!(rows(&o.remote, "SELECT what FROM log"), ["i4", "i3", "d1"]);
-    assert!(read_entries(&o.pulled, 0, 100).unwrap().iter().all(|e| e.depth == 0));
+    assert!(
+        read_entries(&o.pulled, 0, 100)
+            .unwrap()
+            .iter()
+            .all(|e| e.depth == 0)
+    );
 }
 
 #[test]
 fn an_update_that_changes_nothing_matters_only_to_triggers() {
     let o = sync(KEYED, &[&["UPDATE t SET a = a"]], "DELETE FROM t");
     assert_eq!(rows(&o.remote, "SELECT * FROM t"), [""; 0]);
-    let base = format!("{KEYED}; CREATE TABLE n (n); INSERT INTO n VALUES (0); CREATE TRIGGER tu AFTER UPDATE ON t BEGIN UPDATE n SET n = n + 1; END");
+    let base = format!(
+        "{KEYED}; CREATE TABLE n (n); INSERT INTO n VALUES (0); CREATE TRIGGER tu AFTER UPDATE ON t BEGIN UPDATE n SET n = n + 1; END"
+    );
     let o = sync(&base, &[&["UPDATE t SET id = id"]], "");
     assert_eq!(rows(&o.remote, "SELECT n FROM n"), ["2"]);
 }
@@ -261,17 +476,32 @@ fn an_update_that_changes_nothing_matters_only_to_triggers() {
 #[test]
 fn another_unique_column_that_collides_is_a_conflict() {
     let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, mail UNIQUE, secret)";
-    let e = clash(base, &[&["INSERT INTO t VALUES (1, 'm@x', 'hidden')"]], "INSERT INTO t VALUES (2, 'm@x', 0)");
+    let e = clash(
+        base,
+        &[&["INSERT INTO t VALUES (1, 'm@x', 'hidden')"]],
+        "INSERT INTO t VALUES (2, 'm@x', 0)",
+    );
     assert_eq!((e.category, e.code), (Category::Conflict, Code::Constraint));
-    assert_eq!(e.message, "transaction 1, change 1, table t, key (id): UNIQUE constraint failed: t.mail");
+    assert_eq!(
+        e.message,
+        "transaction 1, change 1, table t, key (id): UNIQUE constraint failed: t.mail"
+    );
     let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, mail UNIQUE ON CONFLICT REPLACE, n NOT NULL ON CONFLICT IGNORE)";
-    let e = clash(base, &[&["INSERT INTO t VALUES (1, 'm@x', 1)"]], "INSERT INTO t VALUES (2, 'm@x', 0)");
+    let e = clash(
+        base,
+        &[&["INSERT INTO t VALUES (1, 'm@x', 1)"]],
+        "INSERT INTO t VALUES (2, 'm@x', 0)",
+    );
     assert_eq!(e.category, Category::Conflict);
 }
 
 #[test]
 fn checks_and_unique_indexes_of_others_are_conflicts() {
-    let e = clash(KEYED, &[&["INSERT INTO t VALUES (3, 'a1', 1)"]], "CREATE UNIQUE INDEX ua ON t(a)");
+    let e = clash(
+        KEYED,
+        &[&["INSERT INTO t VALUES (3, 'a1', 1)"]],
+        "CREATE UNIQUE INDEX ua ON t(a)",
+    );
     assert!(e.message.contains("UNIQUE constraint failed: t.a"), "{e}");
     assert_eq!(e.category, Category::Conflict);
 }
@@ -288,7 +518,11 @@ fn foreign_key_actions_are_made_effective() {
       CREATE TRIGGER gd AFTER DELETE ON g BEGIN INSERT INTO log(what) VALUES (old.id); END;
       INSERT INTO p VALUES (1, 'A'), (2, 'B'), (9, 'Z'); INSERT INTO c VALUES (1, 1), (2, 1), (3, 2);
       INSERT INTO g VALUES (1, 1, 'x'), (2, 1, 'y'), (3, 3, 'z'); INSERT INTO n VALUES (1, 'a'), (2, 'B'); INSERT INTO d VALUES (1, 1), (2, 2)";
-    let sql: [&[&str]; 3] = [&["UPDATE p SET id = 20 WHERE id = 2"], &["DELETE FROM p WHERE id = 1"], &["UPDATE p SET k = 'q' WHERE id = 20"]];
+    let sql: [&[&str]; 3] = [
+        &["UPDATE p SET id = 20 WHERE id = 2"],
+        &["DELETE FROM p WHERE id = 1"],
+        &["UPDATE p SET k = 'q' WHERE id = 20"],
+    ];
     let mut replica = Replica::new(base, 1);
     replica.conn.execute_batch("PRAGMA foreign_keys = ON").unwrap();
     for txn in sql {
@@ -301,7 +535,11 @@ fn foreign_key_actions_are_made_effective() {
         push(&remote, &push_statements(log, &plain(base)).unwrap()).unwrap();
         assert_eq!(dump(&remote), dump(&pulled));
     }
-    assert_eq!(rows(&pulled, "SELECT what FROM log"), ["1", "2"], "triggers of cascaded rows run once");
+    assert_eq!(
+        rows(&pulled, "SELECT what FROM log"),
+        ["1", "2"],
+        "triggers of cascaded rows run once"
+    );
 }
 
 #[test]
@@ -309,17 +547,47 @@ fn all_ddl_arrives_in_order_with_the_data() {
     sync(
         KEYED,
         &[
-            &["CREATE TABLE u (id INTEGER PRIMARY KEY AUTOINCREMENT, x)", "INSERT INTO u(x) VALUES (1), (2)"],
-            &["CREATE INDEX ux ON u(x)", "CREATE UNIQUE INDEX \"u q\" ON t(a) WHERE a IS NOT NULL"],
-            &["ALTER TABLE t ADD COLUMN c DEFAULT 'dc'", "INSERT INTO t VALUES (3, 4, 5, 6)"],
-            &["ALTER TABLE t RENAME COLUMN a TO alpha", "UPDATE t SET alpha = 'renamed' WHERE id = 3"],
-            &["CREATE VIEW v AS SELECT alpha FROM t", "CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO u(x) VALUES (new.id); END"],
+            &[
+                "CREATE TABLE u (id INTEGER PRIMARY KEY AUTOINCREMENT, x)",
+                "INSERT INTO u(x) VALUES (1), (2)",
+            ],
+            &[
+                "CREATE INDEX ux ON u(x)",
+                "CREATE UNIQUE INDEX \"u q\" ON t(a) WHERE a IS NOT NULL",
+            ],
+            &[
+                "ALTER TABLE t ADD COLUMN c DEFAULT 'dc'",
+                "INSERT INTO t VALUES (3, 4, 5, 6)",
+            ],
+            &[
+                "ALTER TABLE t RENAME COLUMN a TO alpha",
+                "UPDATE t SET alpha = 'renamed' WHERE id = 3",
+            ],
+            &[
+                "CREATE VIEW v AS SELECT alpha FROM t",
+                "CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO u(x) VALUES (new.id); END",
+            ],
             &["INSERT INTO t(id) VALUES (10)"],
-            &["ALTER TABLE t RENAME TO \"new t\"", "INSERT INTO \"new t\"(id) VALUES (11)"],
-            &["ALTER TABLE \"new t\" DROP COLUMN b", "UPDATE \"new t\" SET c = 7 WHERE id = 10"],
+            &[
+                "ALTER TABLE t RENAME TO \"new t\"",
+                "INSERT INTO \"new t\"(id) VALUES (11)",
+            ],
+            &[
+                "ALTER TABLE \"new t\" DROP COLUMN b",
+                "UPDATE \"new t\" SET c = 7 WHERE id = 10",
+            ],
             &["ALTER TABLE \"new t\" ADD COLUMN b", "UPDATE \"new t\" SET b = 8"],
-            &["DROP VIEW v", "DROP INDEX ux", "DROP TRIGGER tr", "INSERT INTO \"new t\"(id) VALUES (12)"],
-            &["DROP TABLE u", "CREATE TABLE u (other TEXT PRIMARY KEY) WITHOUT ROWID", "INSERT INTO u VALUES ('k')"],
+            &[
+                "DROP VIEW v",
+                "DROP INDEX ux",
+                "DROP TRIGGER tr",
+                "INSERT INTO \"new t\"(id) VALUES (12)",
+            ],
+            &[
+                "DROP TABLE u",
+                "CREATE TABLE u (other TEXT PRIMARY KEY) WITHOUT ROWID",
+                "INSERT INTO u VALUES ('k')",
+            ],
         ],
         "",
     );
@@ -327,11 +595,19 @@ fn all_ddl_arrives_in_order_with_the_data() {
 
 #[test]
 fn a_column_added_by_both_is_added_once() {
-    let theirs = format!("{KEYED}; ALTER TABLE t ADD COLUMN theirs; ALTER TABLE t ADD COLUMN c INT DEFAULT 5");
+    let theirs =
+        format!("{KEYED}; ALTER TABLE t ADD COLUMN theirs; ALTER TABLE t ADD COLUMN c INT DEFAULT 5");
     let mut replica = Replica::new(KEYED, 1);
-    replica.each(&["INSERT INTO t VALUES (3, 1, 1)", "ALTER TABLE t ADD COLUMN c INT DEFAULT 5", "INSERT INTO t VALUES (4, 1, 1, 1)"]);
+    replica.each(&[
+        "INSERT INTO t VALUES (3, 1, 1)",
+        "ALTER TABLE t ADD COLUMN c INT DEFAULT 5",
+        "INSERT INTO t VALUES (4, 1, 1, 1)",
+    ]);
     let pulled = rebased(&replica.conn, &theirs, 0).unwrap();
-    assert_eq!(rows(&pulled, "SELECT id, theirs, c FROM t"), ["1,NULL,5", "2,NULL,5", "3,NULL,5", "4,NULL,1"]);
+    assert_eq!(
+        rows(&pulled, "SELECT id, theirs, c FROM t"),
+        ["1,NULL,5", "2,NULL,5", "3,NULL,5", "4,NULL,1"]
+    );
     let remote = plain(&theirs);
     push(&remote, &push_statements(&pulled, &remote).unwrap()).unwrap();
     assert_eq!(dump(&pulled), dump(&remote));
@@ -339,7 +615,10 @@ fn a_column_added_by_both_is_added_once() {
     let statements = push_statements(&replica.conn, &plain(KEYED)).unwrap();
     let (statement, e) = push(&plain(&theirs), &statements).unwrap_err();
     assert_eq!(&*statement.sql, "ALTER TABLE t ADD COLUMN c INT DEFAULT 5");
-    assert_eq!(e.message, "transaction 2, change 2, table t: duplicate column name: c");
+    assert_eq!(
+        e.message,
+        "transaction 2, change 2, table t: duplicate column name: c"
+    );
 }
 
 #[test]
@@ -348,7 +627,15 @@ fn columns_that_others_added_keep_their_values() {
       CREATE TABLE k (a); INSERT INTO k VALUES (1), (2); CREATE TABLE w (k PRIMARY KEY, a) WITHOUT ROWID; INSERT INTO w VALUES (1, 1)";
     let others = "ALTER TABLE t ADD COLUMN c DEFAULT 'd'; UPDATE t SET c = 'theirs' WHERE id = 1; ALTER TABLE k ADD COLUMN c DEFAULT 'd'; UPDATE k SET c = 'theirs';
       ALTER TABLE w ADD COLUMN c DEFAULT 'd'; UPDATE w SET c = 'theirs'";
-    let sql = ["UPDATE t SET a = 10", "INSERT INTO t VALUES (3, 30)", "UPDATE k SET a = 10 WHERE a = 1", "DELETE FROM k WHERE a = 2", "INSERT INTO k VALUES (30)", "DELETE FROM w", "INSERT INTO w VALUES (1, 5)"];
+    let sql = [
+        "UPDATE t SET a = 10",
+        "INSERT INTO t VALUES (3, 30)",
+        "UPDATE k SET a = 10 WHERE a = 1",
+        "DELETE FROM k WHERE a = 2",
+        "INSERT INTO k VALUES (30)",
+        "DELETE FROM w",
+        "INSERT INTO w VALUES (1, 5)",
+    ];
     let mut replica = Replica::new(base, 1);
     replica.each(&sql);
     let theirs = format!("{base};{others}");
@@ -356,7 +643,10 @@ fn columns_that_others_added_keep_their_values() {
     let remote = plain(&theirs);
     push(&remote, &push_statements(&pulled, &remote).unwrap()).unwrap();
     assert_eq!(dump(&pulled), dump(&remote));
-    assert_eq!(rows(&remote, "SELECT * FROM t"), ["1,10,theirs", "2,10,d", "3,30,d"]);
+    assert_eq!(
+        rows(&remote, "SELECT * FROM t"),
+        ["1,10,theirs", "2,10,d", "3,30,d"]
+    );
     assert_eq!(rows(&remote, "SELECT * FROM k"), ["10,theirs", "30,d"]);
     assert_eq!(rows(&remote, "SELECT * FROM w"), ["1,5,d"]);
 }
@@ -372,7 +662,15 @@ fn values_for_a_column_or_table_that_is_gone_are_a_conflict() {
         assert_eq!(e.category, Category::Conflict);
         assert!(e.message.contains(what), "{e}");
     }
-    let o = sync_after_pull(KEYED, &["UPDATE t SET a = 1", "INSERT INTO t(id, a) VALUES (5, 5)", "DELETE FROM t WHERE id = 2"], "ALTER TABLE t DROP COLUMN b");
+    let o = sync_after_pull(
+        KEYED,
+        &[
+            "UPDATE t SET a = 1",
+            "INSERT INTO t(id, a) VALUES (5, 5)",
+            "DELETE FROM t WHERE id = 2",
+        ],
+        "ALTER TABLE t DROP COLUMN b",
+    );
     assert_eq!(rows(&o, "SELECT * FROM t"), ["1,1", "5,5"]);
 }
 
@@ -390,31 +688,81 @@ fn sync_after_pull(base: &str, local: &[&str], others: &str) -> Connection {
 
 #[test]
 fn the_same_rename_on_both_sides_is_done_once() {
-    let o = sync_after_pull(KEYED, &["ALTER TABLE t RENAME COLUMN a TO z", "UPDATE t SET z = 'n'"], "ALTER TABLE t RENAME COLUMN a TO z");
+    let o = sync_after_pull(
+        KEYED,
+        &["ALTER TABLE t RENAME COLUMN a TO z", "UPDATE t SET z = 'n'"],
+        "ALTER TABLE t RENAME COLUMN a TO z",
+    );
     assert_eq!(rows(&o, "SELECT z FROM t"), ["n", "n"]);
-    sync_after_pull(KEYED, &["ALTER TABLE t RENAME TO u", "UPDATE u SET a = 'n'"], "ALTER TABLE t RENAME TO u");
-    sync_after_pull(KEYED, &["CREATE TABLE n (x)", "INSERT INTO n VALUES (1)", "DROP TABLE t"], "CREATE TABLE n (x); INSERT INTO n VALUES (2); DROP TABLE t");
+    sync_after_pull(
+        KEYED,
+        &["ALTER TABLE t RENAME TO u", "UPDATE u SET a = 'n'"],
+        "ALTER TABLE t RENAME TO u",
+    );
+    sync_after_pull(
+        KEYED,
+        &["CREATE TABLE n (x)", "INSERT INTO n VALUES (1)", "DROP TABLE t"],
+        "CREATE TABLE n (x); INSERT INTO n VALUES (2); DROP TABLE t",
+    );
 }
 
 #[test]
 fn full_text_and_rtree_indexes_work_after_a_replay() {
     let base = "CREATE VIRTUAL TABLE ft USING fts5(body); INSERT INTO ft VALUES ('old words'); CREATE VIRTUAL TABLE rt USING rtree(id, x0, x1); INSERT INTO rt VALUES (1, 0, 1)";
-    let o = sync(base, &[&["INSERT INTO ft VALUES ('fresh content')", "UPDATE ft SET body = 'changed' WHERE rowid = 1"], &["INSERT INTO rt VALUES (2, 5, 6)", "DELETE FROM rt WHERE id = 1"], &["CREATE VIRTUAL TABLE f2 USING fts5(a, b)", "INSERT INTO f2 VALUES ('hello', 'world')"]], "");
+    let o = sync(
+        base,
+        &[
+            &[
+                "INSERT INTO ft VALUES ('fresh content')",
+                "UPDATE ft SET body = 'changed' WHERE rowid = 1",
+            ],
+            &["INSERT INTO rt VALUES (2, 5, 6)", "DELETE FROM rt WHERE id = 1"],
+            &[
+                "CREATE VIRTUAL TABLE f2 USING fts5(a, b)",
+                "INSERT INTO f2 VALUES ('hello', 'world')",
+            ],
+        ],
+        "",
+    );
     for conn in [&o.remote, &o.pulled] {
-        assert_eq!(rows(conn, "SELECT body FROM ft WHERE ft MATCH 'fresh OR changed' ORDER BY rowid"), ["changed", "fresh content"]);
+        assert_eq!(
+            rows(
+                conn,
+                "SELECT body FROM ft WHERE ft MATCH 'fresh OR changed' ORDER BY rowid"
+            ),
+            ["changed", "fresh content"]
+        );
         assert_eq!(rows(conn, "SELECT count(*) FROM ft WHERE ft MATCH 'old'"), ["0"]);
         assert_eq!(rows(conn, "SELECT id FROM rt WHERE x0 > 4"), ["2"]);
         assert_eq!(rows(conn, "SELECT b FROM f2('hello')"), ["world"]);
-        conn.execute_batch("INSERT INTO ft(ft) VALUES ('integrity-check'); INSERT INTO f2(f2) VALUES ('integrity-check')").unwrap();
+        conn.execute_batch(
+            "INSERT INTO ft(ft) VALUES ('integrity-check'); INSERT INTO f2(f2) VALUES ('integrity-check')",
+        )
+        .unwrap();
     }
-    sync(base, &[&["ALTER TABLE ft RENAME TO ft2", "INSERT INTO ft2 VALUES ('x')"], &["DROP TABLE rt"]], "");
+    sync(
+        base,
+        &[
+            &["ALTER TABLE ft RENAME TO ft2", "INSERT INTO ft2 VALUES ('x')"],
+            &["DROP TABLE rt"],
+        ],
+        "",
+    );
 }
 
 #[test]
 fn acknowledged_changes_are_skipped_but_their_ddl_counts() {
     let mut replica = Replica::new(KEYED, 1);
-    replica.each(&["ALTER TABLE t ADD COLUMN c", "INSERT INTO t VALUES (3, 1, 1, 1)", "UPDATE t SET c = 5", "ALTER TABLE t DROP COLUMN a", "UPDATE t SET b = 6 WHERE id = 1"]);
-    let remote = plain(&format!("{KEYED}; ALTER TABLE t ADD COLUMN c; INSERT INTO t VALUES (3, 1, 1, 1)"));
+    replica.each(&[
+        "ALTER TABLE t ADD COLUMN c",
+        "INSERT INTO t VALUES (3, 1, 1, 1)",
+        "UPDATE t SET c = 5",
+        "ALTER TABLE t DROP COLUMN a",
+        "UPDATE t SET b = 6 WHERE id = 1",
+    ]);
+    let remote = plain(&format!(
+        "{KEYED}; ALTER TABLE t ADD COLUMN c; INSERT INTO t VALUES (3, 1, 1, 1)"
+    ));
     let mut generator = PushGenerator::new(&plain(KEYED)).unwrap();
     let mut transactions = Transactions::new(&replica.conn, 0);
     let mut statements = Vec::new();
@@ -430,22 +778,41 @@ fn acknowledged_changes_are_skipped_but_their_ddl_counts() {
     let theirs = format!("{KEYED}; ALTER TABLE t ADD COLUMN c; INSERT INTO t VALUES (3, 1, 1, 1)");
     let pulled = rebased(&replica.conn, &theirs, 2).unwrap();
     assert_eq!(dump(&pulled), dump(&remote));
-    assert_eq!(read_entries(&pulled, 0, 9).unwrap()[0].change_id, 3, "change ids stay");
+    assert_eq!(
+        read_entries(&pulled, 0, 9).unwrap()[0].change_id,
+        3,
+        "change ids stay"
+    );
 }
 
 #[test]
 fn local_tables_and_statistics_never_travel() {
-    let base = format!("{KEYED}; CREATE TABLE turso_sync_last_change_id (client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)");
+    let base = format!(
+        "{KEYED}; CREATE TABLE turso_sync_last_change_id (client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)"
+    );
     let mut replica = Replica::new(&base, 1);
     replica.txn(&["INSERT INTO t VALUES (3, 1, 1)"]);
     let mut entry = read_entries(&replica.conn, 0, 1).unwrap().remove(0);
-    for table in ["turso_sync_last_change_id", "turso_cdc", "turso_cdc_version", "turso_sync_local", "sqlite_sequence", "sqlite_stat1", "SQLITE_STAT4"] {
+    for table in [
+        "turso_sync_last_change_id",
+        "turso_cdc",
+        "turso_cdc_version",
+        "turso_sync_local",
+        "sqlite_sequence",
+        "sqlite_stat1",
+        "SQLITE_STAT4",
+    ] {
         entry.change_id += 1;
         entry.table = table.into();
         turso_sync::capture::log::write_entry(&replica.conn, &entry).unwrap();
     }
     assert_eq!(push_statements(&replica.conn, &plain(&base)).unwrap().len(), 1);
-    assert_eq!(read_entries(&rebased(&replica.conn, &base, 0).unwrap(), 0, 99).unwrap().len(), 1);
+    assert_eq!(
+        read_entries(&rebased(&replica.conn, &base, 0).unwrap(), 0, 99)
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -482,7 +849,11 @@ fn damaged_log_entries_are_errors_not_panics() {
 
 #[test]
 fn a_column_of_another_type_added_by_both_is_a_conflict() {
-    let e = clash(KEYED, &[&["ALTER TABLE t ADD COLUMN c INT"]], "ALTER TABLE t ADD COLUMN c TEXT");
+    let e = clash(
+        KEYED,
+        &[&["ALTER TABLE t ADD COLUMN c INT"]],
+        "ALTER TABLE t ADD COLUMN c TEXT",
+    );
     assert_eq!(e.category, Category::Conflict);
     assert!(e.message.contains("duplicate column name: c"), "{e}");
 }

@@ -1,9 +1,30 @@
 //! Local SQL on stock SQLite, with every change captured into the change log.
+//!
+//! | module | |
+//! |---|---|
+//! | `connection`, `statement` | the handles: locking, life times |
+//! | `session` | stepping, implicit transactions, when the log is written |
+//! | `hooks`, `buffer` | what SQLite reports while a statement runs |
+//! | `flush`, `table` | from reported values to log rows |
+//! | `outcome` | what a failed statement left behind |
+//! | `ddl` | schema changes |
+//! | `authorizer` | what is refused |
+//! | `log`, `state` | the local tables: change log, and what the replica knows about itself |
+//! | `sqlite` | the C interface |
 
+mod authorizer;
+mod buffer;
 mod connection;
+mod ddl;
+mod flush;
+mod hooks;
 pub mod log;
+mod outcome;
+mod session;
+mod sqlite;
 pub mod state;
 mod statement;
+mod table;
 
 pub use connection::{Connection, Observer, OpenOptions};
 pub use statement::{Statement, Step, ValueType};

@@ -195,7 +195,6 @@ impl Image {
         pages.extend(self.overlay.written_pages());
         pages.extend(base.revert.iter().flat_map(Revert::page_numbers));
         pages.insert_range(self.current_pages.min(changes.db_pages()).saturating_add(1)..=self.pages);
-        pages.insert(1);
         pages.remove_range(self.pages.saturating_add(1)..=u32::MAX);
         pages.remove(LOCK_PAGE);
         pages.remove(0);
@@ -227,25 +226,33 @@ impl Image {
 
 /// Writes every page that differs into the transaction of `writer`, which can be used for nothing else afterwards
 /// but to end it: its parsed b-tree pages are stale.
+///
+/// Page 1 comes last. It changes the schema cookie, and the next statement would make SQLite read the schema again,
+/// from pages that it believes to know. For the same reason the truncation is in one statement with page 1.
 fn inject(writer: &Connection, image: &Image, changes: &Changes) -> Result<u64> {
-    let candidates = image.candidates(changes)?;
+    let mut candidates = image.candidates(changes)?;
+    candidates.remove(1);
     let halfway = candidates.len() / 2;
-    let mut statement = writer.prepare("INSERT INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)")?;
+    let mut insert = writer.prepare("INSERT INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)")?;
+    let mut finish = writer.prepare(if image.pages < image.current_pages {
+        // A row without data is SQLite's word for "this page and all behind it are gone"; it must come last.
+        "INSERT INTO sqlite_dbpage (pgno, data) VALUES (1, ?1), (?2 + 1, NULL)"
+    } else {
+        "INSERT INTO sqlite_dbpage (pgno, data) SELECT 1, ?1 WHERE ?2 > 0"
+    })?;
     let (mut page, mut current) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
-    let mut injected = 0;
+    let mut injected = 1;
     for (at, page_no) in candidates.iter().enumerate() {
+        if image.differs(page_no, &mut page, &mut current)? {
+            insert.execute((page_no, &page[..]))?;
+            injected += 1;
+        }
         if at as u64 == halfway {
             fault::point("apply:mid-inject")?;
         }
-        if image.differs(page_no, &mut page, &mut current)? {
-            statement.execute((page_no, &page[..]))?;
-            injected += 1;
-        }
     }
-    if image.pages < image.current_pages {
-        // SQLite's word for "this page and all behind it are gone"; must come last.
-        statement.execute((image.pages + 1, Option::<&[u8]>::None))?;
-    }
+    image.differs(1, &mut page, &mut current)?;
+    finish.execute((&page[..], image.pages))?;
     Ok(injected)
 }
 

@@ -95,12 +95,6 @@ impl Snapshot {
         Ok(true)
     }
 
-    /// Pages of the main file itself, without the log.
-    pub fn file_pages(&self) -> Result<u32> {
-        let pages = self.handle(ffi::SQLITE_FCNTL_FILE_POINTER)?.size()? / PAGE_SIZE as u64;
-        u32::try_from(pages).map_err(|_| Error::corrupt("the main file is larger than a database can be"))
-    }
-
     /// Image of page `page_no` in the main file itself; false if the file is shorter.
     pub fn file_page(&self, page_no: u32, page: &mut Page) -> Result<bool> {
         let offset = (u64::from(page_no) - 1) * PAGE_SIZE as u64;

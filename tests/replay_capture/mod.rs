@@ -49,7 +49,11 @@ unsafe fn value(v: *mut ffi::sqlite3_value) -> Value {
     unsafe {
         let bytes = |p: *const u8| {
             let len = ffi::sqlite3_value_bytes(v) as usize;
-            if len == 0 { Vec::new() } else { std::slice::from_raw_parts(p, len).to_vec() }
+            if len == 0 {
+                Vec::new()
+            } else {
+                std::slice::from_raw_parts(p, len).to_vec()
+            }
         };
         match ffi::sqlite3_value_type(v) {
             ffi::SQLITE_INTEGER => Value::Integer(ffi::sqlite3_value_int64(v)),
@@ -78,24 +82,44 @@ unsafe extern "C" fn hook(
             return;
         }
         let state = &mut *arg.cast::<State>();
-        let row = |get: unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int| {
-            // Columns are numbered as in the table, but virtual ones have no value.
-            let width = state.widths.get(&table).copied();
-            (0..width.unwrap_or_else(|| sqlite3_preupdate_count(db)))
-                .map(|i| {
-                    let mut v = std::ptr::null_mut();
-                    if get(db, i, &mut v) == ffi::SQLITE_OK { value(v) } else { Value::Null }
-                })
-                .collect::<Vec<_>>()
-        };
+        let row =
+            |get: unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int| {
+                // Columns are numbered as in the table, but virtual ones have no value.
+                let width = state.widths.get(&table).copied();
+                (0..width.unwrap_or_else(|| sqlite3_preupdate_count(db)))
+                    .map(|i| {
+                        let mut v = std::ptr::null_mut();
+                        if get(db, i, &mut v) == ffi::SQLITE_OK {
+                            value(v)
+                        } else {
+                            Value::Null
+                        }
+                    })
+                    .collect::<Vec<_>>()
+            };
         let (change_type, before, after) = match op {
             ffi::SQLITE_INSERT => (ChangeType::Insert, Vec::new(), row(sqlite3_preupdate_new)),
             ffi::SQLITE_DELETE => (ChangeType::Delete, row(sqlite3_preupdate_old), Vec::new()),
-            _ => (ChangeType::Update, row(sqlite3_preupdate_old), row(sqlite3_preupdate_new)),
+            _ => (
+                ChangeType::Update,
+                row(sqlite3_preupdate_old),
+                row(sqlite3_preupdate_new),
+            ),
         };
-        let rowid = if op == ffi::SQLITE_INSERT { new_rowid } else { old_rowid };
+        let rowid = if op == ffi::SQLITE_INSERT {
+            new_rowid
+        } else {
+            old_rowid
+        };
         let depth = sqlite3_preupdate_depth(db).into();
-        state.raw.push(Raw { change_type, table, rowid, before, after, depth });
+        state.raw.push(Raw {
+            change_type,
+            table,
+            rowid,
+            before,
+            after,
+            depth,
+        });
     }
 }
 
@@ -130,7 +154,11 @@ impl Replica {
         let arg: *mut State = &mut *state;
         // SAFETY: the box lives as long as the connection.
         unsafe { sqlite3_preupdate_hook(conn.handle(), Some(hook), arg.cast()) };
-        Replica { conn, state, next: first }
+        Replica {
+            conn,
+            state,
+            next: first,
+        }
     }
 
     fn schema(&self) -> Schema {
@@ -138,10 +166,12 @@ impl Replica {
             .conn
             .prepare("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE tbl_name NOT LIKE 'turso!_%' ESCAPE '!' ORDER BY rowid")
             .unwrap();
-        s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
-            .unwrap()
-            .map(|r| r.unwrap())
-            .collect()
+        s.query_map([], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))
+        })
+        .unwrap()
+        .map(|r| r.unwrap())
+        .collect()
     }
 
     /// Runs `statements` as one transaction and logs it.
@@ -159,7 +189,11 @@ impl Replica {
             self.state.raw.clear();
             let widths = "SELECT t.name, count(*) FROM sqlite_schema t, pragma_table_xinfo(t.name) WHERE t.type = 'table' GROUP BY 1";
             let mut s = self.conn.prepare(widths).unwrap();
-            let widths = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(|r| r.unwrap()).collect();
+            let widths = s
+                .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))
+                .unwrap()
+                .map(|r| r.unwrap())
+                .collect();
             drop(s);
             self.state.widths = widths;
             let before = self.schema();
@@ -192,14 +226,27 @@ impl Replica {
     }
 
     fn entry(&self, raw: &Raw, txn_id: i64) -> LogEntry {
-        let mut s = self.conn.prepare("SELECT cid FROM pragma_table_xinfo(?1) WHERE hidden = 0").unwrap();
-        let columns: Vec<usize> = s.query_map([&raw.table], |r| r.get::<_, i64>(0)).unwrap().map(|r| r.unwrap() as usize).collect();
+        let mut s = self
+            .conn
+            .prepare("SELECT cid FROM pragma_table_xinfo(?1) WHERE hidden = 0")
+            .unwrap();
+        let columns: Vec<usize> = s
+            .query_map([&raw.table], |r| r.get::<_, i64>(0))
+            .unwrap()
+            .map(|r| r.unwrap() as usize)
+            .collect();
         let pick = |row: &[Value]| columns.iter().map(|&i| row[i].clone()).collect::<Vec<_>>();
         let record = |row: &[Value]| (!row.is_empty()).then(|| encode(&pick(row)));
         let updates = (raw.change_type == ChangeType::Update).then(|| {
             let (before, after) = (pick(&raw.before), pick(&raw.after));
-            let flags = before.iter().zip(&after).map(|(b, a)| Value::Integer((a != b).into()));
-            let values = before.iter().zip(&after).map(|(b, a)| if a != b { a.clone() } else { Value::Null });
+            let flags = before
+                .iter()
+                .zip(&after)
+                .map(|(b, a)| Value::Integer((a != b).into()));
+            let values = before
+                .iter()
+                .zip(&after)
+                .map(|(b, a)| if a != b { a.clone() } else { Value::Null });
             encode(&flags.chain(values).collect::<Vec<_>>())
         });
         let sql = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
@@ -233,7 +280,13 @@ fn schema_changes(sql: &str, before: &Schema, after: &Schema) -> Vec<LogEntry> {
     let record = |row: &(String, String, String, i64, Option<String>)| {
         let text = |t: &String| Value::Text(t.clone().into_bytes());
         let sql = row.4.as_ref().map_or(Value::Null, text);
-        encode(&[text(&row.0), text(&row.1), text(&row.2), Value::Integer(row.3), sql])
+        encode(&[
+            text(&row.0),
+            text(&row.1),
+            text(&row.2),
+            Value::Integer(row.3),
+            sql,
+        ])
     };
     let entry = |change_type, b: Option<Vec<u8>>, a: Option<Vec<u8>>, updates| LogEntry {
         change_id: 0,
@@ -256,7 +309,12 @@ fn schema_changes(sql: &str, before: &Schema, after: &Schema) -> Vec<LogEntry> {
                 let mut mask: Vec<Value> = [0, 0, 0, 0, 1].map(Value::Integer).to_vec();
                 mask.extend([Value::Null, Value::Null, Value::Null, Value::Null]);
                 mask.push(Value::Text(sql.as_bytes().to_vec()));
-                entry(ChangeType::Update, Some(record(b)), Some(record(a)), Some(encode(&mask)))
+                entry(
+                    ChangeType::Update,
+                    Some(record(b)),
+                    Some(record(a)),
+                    Some(encode(&mask)),
+                )
             })
             // Other tables change with it, but there is one statement.
             .take(1)
@@ -265,7 +323,8 @@ fn schema_changes(sql: &str, before: &Schema, after: &Schema) -> Vec<LogEntry> {
     let gone = before.iter().filter(|b| !after.contains(b));
     let new = after.iter().filter(|a| !before.contains(a));
     let gone = gone.map(|b| entry(ChangeType::Delete, Some(record(b)), None, None));
-    gone.chain(new.map(|a| entry(ChangeType::Insert, None, Some(record(a)), None))).collect()
+    gone.chain(new.map(|a| entry(ChangeType::Insert, None, Some(record(a)), None)))
+        .collect()
 }
 
 /// The new base from `sql` with the pending changes of `local` on it.
@@ -318,7 +377,10 @@ fn run(remote: &Connection, statement: &ReplayStatement) -> rusqlite::Result<()>
 }
 
 /// Executes a push as a remote does: all or nothing.
-pub fn push(remote: &Connection, statements: &[ReplayStatement]) -> std::result::Result<(), (ReplayStatement, Error)> {
+pub fn push(
+    remote: &Connection,
+    statements: &[ReplayStatement],
+) -> std::result::Result<(), (ReplayStatement, Error)> {
     remote.execute_batch("BEGIN IMMEDIATE").unwrap();
     for statement in statements {
         if let Err(e) = run(remote, statement) {
@@ -338,8 +400,11 @@ pub fn dump(conn: &Connection) -> Vec<String> {
     let mut s = conn
         .prepare("SELECT type, name, coalesce(sql, '') FROM sqlite_schema WHERE tbl_name NOT LIKE 'turso!_%' ESCAPE '!' AND name NOT LIKE 'sqlite!_stat%' ESCAPE '!' ORDER BY type, name")
         .unwrap();
-    let objects: Vec<(String, String, String)> =
-        s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap().map(|r| r.unwrap()).collect();
+    let objects: Vec<(String, String, String)> = s
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .unwrap()
+        .map(|r| r.unwrap())
+        .collect();
     for (kind, name, sql) in objects {
         out.push(format!("{kind} {name}: {sql}"));
         if kind != "table" || sql.starts_with("CREATE VIRTUAL") {
@@ -353,17 +418,35 @@ pub fn dump(conn: &Connection) -> Vec<String> {
             .map(|r| r.unwrap())
             .collect();
         let keyless: bool = conn
-            .query_row("SELECT max(pk) = 0 FROM pragma_table_xinfo(?1)", [&name], |r| r.get(0))
+            .query_row("SELECT max(pk) = 0 FROM pragma_table_xinfo(?1)", [&name], |r| {
+                r.get(0)
+            })
             .unwrap();
-        let alias = ["rowid", "_rowid_", "oid"].into_iter().find(|a| !names.iter().any(|n| n == a));
-        let quoted: Vec<String> = names.iter().map(|n| format!("\"{}\"", n.replace('"', "\"\""))).collect();
-        let rowid = if keyless { alias.map(|a| format!("{a}, ")).unwrap_or_default() } else { String::new() };
-        let sql = format!("SELECT {rowid}{} FROM \"{}\"", quoted.join(", "), name.replace('"', "\"\""));
+        let alias = ["rowid", "_rowid_", "oid"]
+            .into_iter()
+            .find(|a| !names.iter().any(|n| n == a));
+        let quoted: Vec<String> = names
+            .iter()
+            .map(|n| format!("\"{}\"", n.replace('"', "\"\"")))
+            .collect();
+        let rowid = if keyless {
+            alias.map(|a| format!("{a}, ")).unwrap_or_default()
+        } else {
+            String::new()
+        };
+        let sql = format!(
+            "SELECT {rowid}{} FROM \"{}\"",
+            quoted.join(", "),
+            name.replace('"', "\"\"")
+        );
         let mut s = conn.prepare(&sql).unwrap();
         let n = s.column_count();
         let mut rows: Vec<String> = s
             .query_map([], |r| {
-                Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|"))
+                Ok((0..n)
+                    .map(|i| format!("{:?}", r.get_ref(i).unwrap()))
+                    .collect::<Vec<_>>()
+                    .join("|"))
             })
             .unwrap()
             .map(|r| r.unwrap())

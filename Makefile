@@ -1,0 +1,65 @@
+# Everything a person needs: build, demo, test, install. `make help` lists the targets.
+
+PREFIX  ?= /usr/local
+CARGO   ?= cargo
+OUT     := target/release
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+# A database of yours for the demo; empty = the sample database, or one that the demo makes.
+DB      ?=
+
+.PHONY: help build demo test test-rust test-c test-crash test-interop lint bench install examples static deps clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build target/release/libturso_sync.{so,a} and turso-sync-server
+	$(CARGO) build --release --features server
+
+demo: build ## Two C replicas sync through the bundled server (DB=path takes your database)
+	@sh tests/scripts/demo.sh "$(DB)"
+
+test: deps test-rust test-c test-crash test-interop ## All tests; installs what they need
+	@sh tests/scripts/summary.sh
+
+test-rust: ## Unit, property, integration, header and symbol tests
+	@sh tests/scripts/counted.sh rust $(CARGO) test --features server
+
+test-c: build ## C contract tests and examples, under AddressSanitizer and valgrind
+	@sh tests/scripts/counted.sh c sh tests/scripts/c_tests.sh
+
+test-crash: build ## kill -9 of a writing, pushing, pulling C program (KILLS=200)
+	@sh tests/scripts/counted.sh crash python3 tests/scripts/crash_loop.py
+
+test-interop: build ## Official Python client and ours on one server
+	@sh tests/scripts/counted.sh interop sh tests/interop/run.sh
+
+lint: ## Format and lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets --features server -- -D warnings
+
+bench: ## Ratios against plain SQLite and the raw disk
+	$(CARGO) bench --features server
+
+deps: ## Install what the tests need and the machine lacks (Debian packages, a Python environment)
+	@sh tests/scripts/deps.sh
+
+examples: build ## The C examples, against the build tree
+	$(MAKE) -C c-examples INCLUDE=../include LIBDIR=../$(OUT)
+
+static: build ## A static library that exposes only our symbols
+	@sh tests/scripts/static.sh $(OUT)/libturso_sync.a $(OUT)/libturso_sync_static.a
+
+install: build static ## Install headers, libraries, pkg-config file and server under PREFIX
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/bin
+	install -m 644 include/turso.h include/turso_sync.h $(DESTDIR)$(PREFIX)/include/
+	install -m 755 $(OUT)/libturso_sync.so $(DESTDIR)$(PREFIX)/lib/libturso_sync.so.0
+	ln -sf libturso_sync.so.0 $(DESTDIR)$(PREFIX)/lib/libturso_sync.so
+	ln -sf libturso_sync.so.0 $(DESTDIR)$(PREFIX)/lib/libturso_sync_sdk_kit.so
+	install -m 644 $(OUT)/libturso_sync_static.a $(DESTDIR)$(PREFIX)/lib/libturso_sync.a
+	install -m 755 $(OUT)/turso-sync-server $(DESTDIR)$(PREFIX)/bin/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' tests/scripts/turso_sync.pc.in \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/turso_sync.pc
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	$(MAKE) -C c-examples clean

@@ -1,0 +1,270 @@
+//! What a capturing connection refuses, and what a statement does, both learnt from SQLite's authorizer while a
+//! statement is prepared.
+
+use rusqlite::ffi;
+
+use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
+
+/// The four strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Action<'a> {
+    pub code: i32,
+    pub first: Option<&'a str>,
+    pub second: Option<&'a str>,
+    pub schema: Option<&'a str>,
+}
+
+/// How a DDL statement changes the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DdlKind {
+    CreateTable,
+    Create,
+    Drop,
+    Alter,
+}
+
+/// A DDL statement on the main schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ddl {
+    pub kind: DdlKind,
+    /// Value of column `type` in `sqlite_schema`.
+    pub object: &'static str,
+    /// The object that is created, dropped or altered.
+    pub name: String,
+}
+
+/// What the statement being prepared does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Purpose {
+    pub ddl: Option<Ddl>,
+    /// BEGIN, COMMIT or ROLLBACK.
+    pub transaction: Option<String>,
+    /// BEGIN, RELEASE or ROLLBACK of a savepoint.
+    pub savepoint: Option<String>,
+    pub attaches: bool,
+    temp_trigger: bool,
+}
+
+impl Purpose {
+    /// Takes notice of `action`; an error is the reason why the statement is refused.
+    pub fn note(&mut self, action: Action<'_>) -> Result<(), String> {
+        match action.code {
+            ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
+            ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
+            ffi::SQLITE_ATTACH => self.attaches = true,
+            ffi::SQLITE_CREATE_TEMP_TRIGGER => self.temp_trigger = true,
+            ffi::SQLITE_PRAGMA => return pragma(action.first.unwrap_or(""), action.second),
+            _ => {}
+        }
+        if !action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main")) {
+            return Ok(());
+        }
+        match action.code {
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
+                self.write(action.first.unwrap_or(""))
+            }
+            _ => self.schema_change(action),
+        }
+    }
+
+    fn write(&self, table: &str) -> Result<(), String> {
+        if is_schema_table(table) && self.temp_trigger {
+            return Err("TEMP triggers on tables of a replica are not supported, because their effects \
+                        could not be reproduced elsewhere; create an ordinary trigger"
+                .into());
+        }
+        if table.eq_ignore_ascii_case("sqlite_dbpage") {
+            return Err("sqlite_dbpage of a replica cannot be written: page writes bypass change capture; \
+                        change the rows with SQL"
+                .into());
+        }
+        not_ours(table)
+    }
+
+    fn schema_change(&mut self, action: Action<'_>) -> Result<(), String> {
+        let (first, second) = (action.first.unwrap_or(""), action.second.unwrap_or(""));
+        let (kind, object, name, table) = match action.code {
+            ffi::SQLITE_CREATE_TABLE => (DdlKind::CreateTable, "table", first, first),
+            ffi::SQLITE_CREATE_VTABLE => (DdlKind::Create, "table", first, first),
+            ffi::SQLITE_CREATE_VIEW => (DdlKind::Create, "view", first, first),
+            ffi::SQLITE_CREATE_INDEX => (DdlKind::Create, "index", first, second),
+            ffi::SQLITE_CREATE_TRIGGER => (DdlKind::Create, "trigger", first, second),
+            ffi::SQLITE_DROP_TABLE | ffi::SQLITE_DROP_VTABLE => (DdlKind::Drop, "table", first, first),
+            ffi::SQLITE_DROP_VIEW => (DdlKind::Drop, "view", first, first),
+            ffi::SQLITE_DROP_INDEX => (DdlKind::Drop, "index", first, second),
+            ffi::SQLITE_DROP_TRIGGER => (DdlKind::Drop, "trigger", first, second),
+            _ => return Ok(()),
+        };
+        not_ours(table)?;
+        not_ours(name)?;
+        self.set_ddl(kind, object, name);
+        Ok(())
+    }
+
+    /// ALTER TABLE comes with its arguments in other places: schema, table.
+    pub fn note_alter(&mut self, schema: Option<&str>, table: Option<&str>) -> Result<(), String> {
+        if !schema.is_some_and(|s| s.eq_ignore_ascii_case("main")) {
+            return Ok(());
+        }
+        let table = table.unwrap_or("");
+        not_ours(table)?;
+        self.set_ddl(DdlKind::Alter, "table", table);
+        Ok(())
+    }
+
+    /// The first action names the statement; later ones are parts of it.
+    fn set_ddl(&mut self, kind: DdlKind, object: &'static str, name: &str) {
+        self.ddl.get_or_insert_with(|| Ddl { kind, object, name: name.to_owned() });
+    }
+}
+
+/// True for `sqlite_schema` under all its names.
+pub(super) fn is_schema_table(table: &str) -> bool {
+    ["sqlite_schema", "sqlite_master"].iter().any(|name| table.eq_ignore_ascii_case(name))
+}
+
+/// True for the tables of the library.
+pub(super) fn is_reserved(table: &str) -> bool {
+    LOCAL_TABLES.iter().chain([&WATERMARK_TABLE]).any(|name| table.eq_ignore_ascii_case(name))
+}
+
+fn not_ours(table: &str) -> Result<(), String> {
+    if is_reserved(table) {
+        return Err(format!("table {table} belongs to the sync engine and is read-only; use SELECT on it only"));
+    }
+    Ok(())
+}
+
+/// The reason why a PRAGMA is refused.
+fn pragma(name: &str, value: Option<&str>) -> Result<(), String> {
+    let name = name.to_ascii_lowercase();
+    let value = value.map(str::to_ascii_lowercase);
+    let is = |allowed: &[&str]| value.as_deref().is_none_or(|v| allowed.contains(&v));
+    let reason = match name.as_str() {
+        "journal_mode" if !is(&["wal"]) => "a replica is always in WAL mode",
+        "wal_checkpoint" => "the sync engine decides about checkpoints; use its checkpoint operation",
+        "wal_autocheckpoint" if value.is_some() => {
+            "the sync engine decides about checkpoints; use its checkpoint operation"
+        }
+        "journal_size_limit" if value.is_some() => "the sync engine keeps the write-ahead log small",
+        "locking_mode" if !is(&["normal"]) => "the sync engine uses the file through connections of its own",
+        "synchronous" if !is(&["normal", "full", "extra", "1", "2", "3", "on", "yes", "true"]) => {
+            "synchronous=OFF could damage the replica after a crash; use NORMAL or FULL"
+        }
+        "writable_schema" if !is(&["0", "off", "no", "false"]) => {
+            "direct schema edits are not captured; use CREATE, ALTER and DROP"
+        }
+        "page_size" | "auto_vacuum" | "encoding" if value.is_some() => {
+            "the layout of the file is that of the remote"
+        }
+        "incremental_vacuum" => "pages of a replica are those of the remote; vacuum the remote database",
+        "schema_version" if value.is_some() => "the schema cookie is kept by SQLite and the sync engine",
+        _ => return Ok(()),
+    };
+    Err(format!("PRAGMA {name} is not allowed like this on a replica: {reason}"))
+}
+
+/// `sql` without leading white space, comments and semicolons.
+pub(super) fn skip_blank(sql: &str) -> &str {
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ';' || c == '\u{feff}');
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment.split_once('\n').map_or("", |(_, after)| after);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            rest = comment.split_once("*/").map_or("", |(_, after)| after);
+        } else {
+            return rest;
+        }
+    }
+}
+
+/// What a VACUUM statement is, for which SQLite asks no authorizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vacuum {
+    /// It rebuilds a database in place.
+    InPlace,
+    /// VACUUM INTO: it writes another file.
+    Into,
+}
+
+/// Recognizes VACUUM statements.
+pub(super) fn vacuum(sql: &str) -> Option<Vacuum> {
+    let rest = strip_keyword(skip_blank(sql), "VACUUM")?;
+    let rest = skip_blank(rest);
+    if strip_keyword(rest, "INTO").is_some() {
+        return Some(Vacuum::Into);
+    }
+    // A schema name may stand in between, quoted or not.
+    let close = match rest.chars().next() {
+        Some(quote @ ('"' | '\'' | '`')) => Some(quote),
+        Some('[') => Some(']'),
+        _ => None,
+    };
+    let rest = match close {
+        Some(close) => rest.get(1..).and_then(|r| r.split_once(close)).map_or("", |(_, after)| after),
+        None => rest.trim_start_matches(is_word),
+    };
+    let into = strip_keyword(skip_blank(rest), "INTO").is_some();
+    Some(if into { Vacuum::Into } else { Vacuum::InPlace })
+}
+
+fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
+    let (head, rest) = sql.split_at_checked(keyword.len())?;
+    (head.eq_ignore_ascii_case(keyword) && !rest.starts_with(is_word)).then_some(rest)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vacuum_is_recognized_in_all_spellings() {
+        for sql in ["VACUUM", " vacuum;", "/* a */ -- b\n Vacuum main", "vacuum \"main\" ;", "vacuum/**/[main]"] {
+            assert_eq!(vacuum(sql), Some(Vacuum::InPlace), "{sql}");
+        }
+        for sql in ["VACUUM INTO 'x'", "vacuum main into ?1", "vacuum \"a b\"into 'x'", "VACUUM/**/INTO 'x'"] {
+            assert_eq!(vacuum(sql), Some(Vacuum::Into), "{sql}");
+        }
+        for sql in ["", "vacuums", "SELECT 'vacuum'", "-- vacuum"] {
+            assert_eq!(vacuum(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn pragmas_are_refused_with_a_reason_or_allowed() {
+        for (name, value) in [
+            ("journal_mode", Some("delete")),
+            ("JOURNAL_MODE", Some("OFF")),
+            ("wal_checkpoint", None),
+            ("wal_autocheckpoint", Some("1000")),
+            ("journal_size_limit", Some("1")),
+            ("locking_mode", Some("exclusive")),
+            ("synchronous", Some("0")),
+            ("synchronous", Some("OFF")),
+            ("writable_schema", Some("1")),
+            ("writable_schema", Some("reset")),
+            ("page_size", Some("512")),
+            ("schema_version", Some("7")),
+            ("incremental_vacuum", None),
+        ] {
+            let reason = pragma(name, value).unwrap_err();
+            assert!(reason.contains(": "), "{reason}");
+        }
+        for (name, value) in [
+            ("journal_mode", None),
+            ("journal_mode", Some("WAL")),
+            ("synchronous", Some("FULL")),
+            ("page_size", None),
+            ("schema_version", None),
+            ("foreign_keys", Some("on")),
+            ("user_version", Some("3")),
+        ] {
+            assert_eq!(pragma(name, value), Ok(()));
+        }
+    }
+}

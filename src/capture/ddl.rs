@@ -1,0 +1,149 @@
+//! DDL statements as changes of `sqlite_schema`: the schema before and after the statement is compared.
+
+use std::collections::HashMap;
+
+use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
+use crate::capture::flush::{LogRow, LogWriter};
+use crate::capture::log::ChangeType;
+use crate::capture::sqlite::{Db, quoted};
+use crate::error::Result;
+use crate::record::{self, Value};
+
+const SCHEMA_TABLE: &str = "sqlite_schema";
+
+/// One row of `sqlite_schema`.
+#[derive(PartialEq)]
+struct Object {
+    values: Vec<Value>,
+}
+
+impl Object {
+    fn text(&self, column: usize) -> String {
+        match self.values.get(column) {
+            Some(Value::Text(text)) => String::from_utf8_lossy(text).into_owned(),
+            _ => String::new(),
+        }
+    }
+
+    fn is(&self, object: &str, name: &str) -> bool {
+        self.text(0) == object && self.text(1).eq_ignore_ascii_case(name)
+    }
+}
+
+/// `sqlite_schema` by its rowid.
+pub(super) struct Snapshot {
+    objects: HashMap<i64, Object>,
+}
+
+impl Snapshot {
+    /// Reads the schema as the connection sees it now.
+    pub fn take(db: Db) -> Result<Snapshot> {
+        let mut rows = db.prepare("SELECT rowid, type, name, tbl_name, rootpage, sql FROM main.sqlite_schema")?;
+        let mut objects = HashMap::new();
+        while rows.step()? {
+            let mut values = rows.row();
+            values.remove(0);
+            objects.insert(rows.integer(0), Object { values });
+        }
+        Ok(Snapshot { objects })
+    }
+
+    fn find(&self, object: &str, name: &str) -> Option<(i64, &Object)> {
+        let mut objects = self.objects.iter();
+        objects.find(|(_, o)| o.is(object, name)).map(|(rowid, o)| (*rowid, o))
+    }
+
+    /// The object of `ddl` if `other` does not have it.
+    fn only_here(&self, other: &Snapshot, ddl: &Ddl) -> Option<&Object> {
+        let (_, object) = self.find(ddl.object, &ddl.name)?;
+        other.find(ddl.object, &ddl.name).is_none().then_some(object)
+    }
+}
+
+/// A finished DDL statement.
+pub(super) struct Finished<'a> {
+    pub ddl: &'a Ddl,
+    pub before: &'a Snapshot,
+    pub after: &'a Snapshot,
+    /// Text of the statement.
+    pub sql: &'a str,
+}
+
+impl Finished<'_> {
+    /// Row changes of tables that the statement created or dropped go with the statement.
+    pub fn wants_rows_of(&self, table: &str) -> bool {
+        self.before.find("table", table).is_some() && self.after.find("table", table).is_some()
+    }
+
+    /// Writes the log row of the statement, and those of the rows that CREATE TABLE AS SELECT made.
+    pub fn write(&self, db: Db, log: &mut LogWriter) -> Result<()> {
+        match self.ddl.kind {
+            DdlKind::Create | DdlKind::CreateTable => {
+                let Some(object) = self.after.only_here(self.before, self.ddl) else {
+                    return Ok(());
+                };
+                let record = record::encode(&object.values);
+                log.write(&LogRow { after: Some(&record), ..schema_row(ChangeType::Insert) })?;
+                if self.ddl.kind == DdlKind::CreateTable {
+                    write_initial_rows(db, log, &object.text(1))?;
+                }
+                Ok(())
+            }
+            DdlKind::Drop => {
+                let Some(object) = self.before.only_here(self.after, self.ddl) else {
+                    return Ok(());
+                };
+                let record = record::encode(&object.values);
+                log.write(&LogRow { before: Some(&record), ..schema_row(ChangeType::Delete) })
+            }
+            DdlKind::Alter => self.write_alter(log),
+        }
+    }
+
+    fn write_alter(&self, log: &mut LogWriter) -> Result<()> {
+        let Some((rowid, old)) = self.before.find(self.ddl.object, &self.ddl.name) else {
+            return Ok(());
+        };
+        let Some(new) = self.after.objects.get(&rowid).filter(|new| *new != old) else {
+            return Ok(());
+        };
+        let sql = skip_blank(self.sql).trim_end_matches(|c: char| c.is_ascii_whitespace() || c == ';');
+        let mut updates: Vec<Value> = [0, 0, 0, 0, 1].map(Value::Integer).to_vec();
+        updates.extend([Value::Null, Value::Null, Value::Null, Value::Null]);
+        updates.push(Value::Text(sql.as_bytes().to_vec()));
+        log.write(&LogRow {
+            before: Some(&record::encode(&old.values)),
+            after: Some(&record::encode(&new.values)),
+            updates: Some(&record::encode(&updates)),
+            ..schema_row(ChangeType::Update)
+        })
+    }
+}
+
+fn schema_row(change_type: ChangeType) -> LogRow<'static> {
+    LogRow { change_type, table: SCHEMA_TABLE, rowid: 0, before: None, after: None, updates: None, depth: 0 }
+}
+
+/// The preupdate hook is silent about the rows of CREATE TABLE AS SELECT.
+fn write_initial_rows(db: Db, log: &mut LogWriter, table: &str) -> Result<()> {
+    let info = log.tables.get(db, table)?;
+    let Some(rowid) = info.rowid_name().filter(|_| !info.without_rowid) else {
+        return Ok(());
+    };
+    let mut rows =
+        db.prepare(&format!("SELECT {rowid}, {} FROM main.{}", info.select_list(), quoted(table)))?;
+    while rows.step()? {
+        let mut values = rows.row();
+        values.remove(0);
+        log.write(&LogRow {
+            change_type: ChangeType::Insert,
+            table,
+            rowid: rows.integer(0),
+            before: None,
+            after: Some(&record::encode(&values)),
+            updates: None,
+            depth: 0,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Writes captured changes into the change log, inside the transaction that made them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::capture::buffer::{Buffer, RowChange, RowOp};
+use crate::capture::log::ChangeType;
+use crate::capture::sqlite::{Db, RawStatement};
+use crate::capture::table::{TableCache, TableInfo};
+use crate::error::Result;
+use crate::record::RecordBuilder;
+
+/// Ids of the running transaction.
+#[derive(Clone, Copy)]
+struct Transaction {
+    id: i64,
+    next_change: i64,
+    time: i64,
+    /// Smallest depth of a shadow table's change so far.
+    shadow_depth: Option<i64>,
+}
+
+/// A log row that is ready to be written.
+#[derive(Clone, Copy)]
+pub(super) struct LogRow<'a> {
+    pub change_type: ChangeType,
+    pub table: &'a str,
+    pub rowid: i64,
+    pub before: Option<&'a [u8]>,
+    pub after: Option<&'a [u8]>,
+    pub updates: Option<&'a [u8]>,
+    pub depth: i64,
+}
+
+/// How the depth of buffered changes becomes that of log rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Counted from the smallest one: a statement on a view changes rows through triggers only, and they are its
+    /// own changes.
+    FromSmallest,
+    /// As SQLite reports it.
+    Exact,
+    /// Virtual tables wrote late what earlier statements of the transaction made them write.
+    Late,
+}
+
+/// The writing side of the change log on one connection.
+pub(super) struct LogWriter {
+    db: Db,
+    insert: RawStatement,
+    last_id: RawStatement,
+    cookie: RawStatement,
+    transaction: Option<Transaction>,
+    pub tables: TableCache,
+    builder: RecordBuilder,
+    records: [Vec<u8>; 3],
+}
+
+impl LogWriter {
+    /// Prepares the statements; the connection must be that of a replica.
+    pub fn new(db: Db) -> Result<LogWriter> {
+        Ok(LogWriter {
+            db,
+            insert: db.prepare("INSERT INTO main.turso_cdc VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?,
+            last_id: db.prepare(
+                "SELECT max(ifnull((SELECT max(change_id) FROM main.turso_cdc), 0),
+                   ifnull((SELECT value FROM main.turso_sync_local WHERE name = 'change_floor'), 0))",
+            )?,
+            cookie: db.prepare("PRAGMA main.schema_version")?,
+            transaction: None,
+            tables: TableCache::default(),
+            builder: RecordBuilder::default(),
+            records: Default::default(),
+        })
+    }
+
+    /// To be called when a transaction has ended.
+    pub fn end_transaction(&mut self) {
+        self.transaction = None;
+    }
+
+    /// Ids of the running transaction; the write lock must be held, so that nobody else hands out ids.
+    fn transaction(&mut self) -> Result<Transaction> {
+        if let Some(transaction) = self.transaction {
+            return Ok(transaction);
+        }
+        let next_change = read_integer(&mut self.last_id)? + 1;
+        let cookie = read_integer(&mut self.cookie)?;
+        self.tables.validate(cookie);
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64);
+        let transaction = Transaction { id: next_change, next_change, time, shadow_depth: None };
+        self.transaction = Some(transaction);
+        Ok(transaction)
+    }
+
+    /// Writes one row under the next id.
+    pub fn write(&mut self, row: &LogRow<'_>) -> Result<()> {
+        let transaction = self.transaction()?;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.next_change += 1;
+        }
+        let insert = &mut self.insert;
+        insert.bind_integer(1, transaction.next_change)?;
+        insert.bind_integer(2, transaction.time)?;
+        insert.bind_integer(3, transaction.id)?;
+        insert.bind_integer(4, row.change_type as i64)?;
+        insert.bind_integer(6, row.rowid)?;
+        insert.bind_integer(10, row.depth)?;
+        // SAFETY: `row` outlives the step below, and nothing steps the statement again without binding anew.
+        unsafe {
+            insert.bind_borrowed_text(5, row.table)?;
+            insert.bind_borrowed_blob(7, row.before)?;
+            insert.bind_borrowed_blob(8, row.after)?;
+            insert.bind_borrowed_blob(9, row.updates)?;
+        }
+        insert.run()
+    }
+
+    /// Writes all changes of `buffer` that `wanted` accepts by their table.
+    pub fn write_changes(
+        &mut self,
+        buffer: &Buffer,
+        depth: Depth,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        self.transaction()?;
+        let mut infos = Vec::new();
+        for table in buffer.tables() {
+            infos.push(if wanted(table) { Some(self.tables.get(self.db, table)?) } else { None });
+        }
+        let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
+        let ordinary = buffer.changes().iter().filter(|c| info_of(c).is_some_and(|info| !info.shadow));
+        let smallest = ordinary.map(|change| change.depth).min();
+        let base = if depth == Depth::FromSmallest { smallest.unwrap_or(0) } else { 0 };
+        for change in buffer.changes() {
+            let Some(info) = info_of(change) else { continue };
+            let depth = if info.shadow {
+                self.shadow_depth(depth, smallest.is_some())
+            } else {
+                i64::from(change.depth - base)
+            };
+            self.write_change(buffer, change, info, depth)?;
+        }
+        Ok(())
+    }
+
+    /// Depth of a shadow table's change. SQLite reports 0, because virtual tables write with statements of their own.
+    /// Beside changes of ordinary tables it was a trigger that wrote the virtual table.
+    fn shadow_depth(&mut self, depth: Depth, by_trigger: bool) -> i64 {
+        let Some(transaction) = &mut self.transaction else {
+            return 0;
+        };
+        let so_far = transaction.shadow_depth;
+        if let (Depth::Late, Some(depth)) = (depth, so_far) {
+            return depth;
+        }
+        let depth = i64::from(by_trigger);
+        transaction.shadow_depth = Some(so_far.map_or(depth, |d| d.min(depth)));
+        depth
+    }
+
+    fn write_change(
+        &mut self,
+        buffer: &Buffer,
+        change: &RowChange,
+        info: &TableInfo,
+        depth: i64,
+    ) -> Result<()> {
+        let [mut before, mut after, mut updates] = std::mem::take(&mut self.records);
+        for (row, out) in [(&change.old, &mut before), (&change.new, &mut after)] {
+            out.clear();
+            if let Some(row) = row {
+                info.record(buffer, buffer.cells(row), &mut self.builder, out);
+            }
+        }
+        let row = LogRow {
+            change_type: ChangeType::Insert,
+            table: buffer.table(change.table),
+            rowid: if info.without_rowid { 0 } else { change.old_rowid },
+            before: None,
+            after: None,
+            updates: None,
+            depth,
+        };
+        let moved = change.op == RowOp::Update
+            && change.old_rowid != change.new_rowid
+            && !info.without_rowid
+            && info.rowid_column.is_none();
+        let result = match change.op {
+            RowOp::Update if moved => self
+                .write(&LogRow { change_type: ChangeType::Delete, before: Some(&before), ..row })
+                .and_then(|()| self.write(&LogRow { after: Some(&after), rowid: change.new_rowid, ..row })),
+            RowOp::Update => {
+                updates.clear();
+                self.updates_record(buffer, change, info, &mut updates);
+                self.write(&LogRow {
+                    change_type: ChangeType::Update,
+                    before: Some(&before),
+                    after: Some(&after),
+                    updates: Some(&updates),
+                    ..row
+                })
+            }
+            RowOp::Insert => self.write(&LogRow { after: Some(&after), rowid: new_rowid(change, info), ..row }),
+            RowOp::Delete => {
+                self.write(&LogRow { change_type: ChangeType::Delete, before: Some(&before), ..row })
+            }
+        };
+        self.records = [before, after, updates];
+        result
+    }
+
+    fn updates_record(&mut self, buffer: &Buffer, change: &RowChange, info: &TableInfo, out: &mut Vec<u8>) {
+        let (Some(old), Some(new)) = (&change.old, &change.new) else {
+            return;
+        };
+        let pairs = || info.visible(buffer.cells(old)).zip(info.visible(buffer.cells(new)));
+        for (old, new) in pairs() {
+            self.builder.integer(i64::from(!buffer.same(old, new)));
+        }
+        for (old, new) in pairs() {
+            if buffer.same(old, new) {
+                self.builder.null();
+            } else {
+                buffer.encode(new, &mut self.builder);
+            }
+        }
+        self.builder.finish_into(out);
+    }
+}
+
+fn new_rowid(change: &RowChange, info: &TableInfo) -> i64 {
+    if info.without_rowid { 0 } else { change.new_rowid }
+}
+
+fn read_integer(statement: &mut RawStatement) -> Result<i64> {
+    let row = statement.step();
+    let value = statement.integer(0);
+    let reset = statement.reset();
+    row?;
+    reset?;
+    Ok(value)
+}

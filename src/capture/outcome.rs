@@ -1,0 +1,122 @@
+//! Did SQLite keep or drop what a failed statement had done?
+//!
+//! ABORT drops it and FAIL keeps it, but no interface tells which of them ended a statement. The data does: take a row
+//! on which all the statement's changes together had an effect and look whether the database now shows the row as
+//! it was before or as it was after.
+
+use std::collections::HashMap;
+
+use crate::capture::buffer::{Buffer, Cell, RowChange, RowOp};
+use crate::capture::sqlite::{Db, quoted};
+use crate::capture::table::{TableCache, TableInfo};
+use crate::error::Result;
+use crate::record::{self, RecordBuilder, Value};
+
+/// First state before, last state after; `None` where the row did not exist.
+#[derive(Default)]
+struct Net {
+    before: Option<Vec<u8>>,
+    after: Option<Vec<u8>>,
+}
+
+/// What names a row: its rowid, or the record of its primary key.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Rowid(i64),
+    Primary(Vec<u8>),
+}
+
+/// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.
+pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<bool> {
+    let mut rows: HashMap<(usize, Key), Net> = HashMap::new();
+    for change in buffer.changes() {
+        let info = tables.get(db, buffer.table(change.table))?;
+        let (before, after) = (image(buffer, &info, &change.old), image(buffer, &info, &change.new));
+        let (old_key, new_key) = keys(buffer, &info, change);
+        if let Some(key) = old_key {
+            let net = rows.entry((change.table, key)).or_insert_with(|| Net { before, after: None });
+            net.after = None;
+        }
+        if let Some(key) = new_key {
+            rows.entry((change.table, key)).or_default().after = after;
+        }
+    }
+    for ((table, key), net) in rows {
+        if net.before == net.after {
+            continue;
+        }
+        let name = buffer.table(table);
+        let info = tables.get(db, name)?;
+        let Some(now) = current(db, &info, name, &key)? else {
+            continue;
+        };
+        if now == net.after {
+            return Ok(true);
+        }
+        if now == net.before {
+            return Ok(false);
+        }
+    }
+    Ok(false)
+}
+
+fn image(buffer: &Buffer, info: &TableInfo, row: &Option<std::ops::Range<usize>>) -> Option<Vec<u8>> {
+    let row = row.as_ref()?;
+    let mut out = Vec::new();
+    info.record(buffer, buffer.cells(row), &mut RecordBuilder::default(), &mut out);
+    Some(out)
+}
+
+/// Keys of the row before and after a change.
+fn keys(buffer: &Buffer, info: &TableInfo, change: &RowChange) -> (Option<Key>, Option<Key>) {
+    if !info.without_rowid {
+        let old = (change.op != RowOp::Insert).then_some(Key::Rowid(change.old_rowid));
+        let new = (change.op != RowOp::Delete).then_some(Key::Rowid(change.new_rowid));
+        return (old, new);
+    }
+    let primary = |row: &std::ops::Range<usize>| {
+        let cells: &[Cell] = buffer.cells(row);
+        let mut builder = RecordBuilder::default();
+        for (column, cell) in info.columns.iter().zip(info.real_cells(cells)) {
+            if column.key > 0 {
+                buffer.encode(cell, &mut builder);
+            }
+        }
+        let mut out = Vec::new();
+        builder.finish_into(&mut out);
+        Key::Primary(out)
+    };
+    (change.old.as_ref().map(primary), change.new.as_ref().map(primary))
+}
+
+/// The row's present image: `None` if SQL cannot reach it, `Some(None)` if there is no such row.
+fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Option<Vec<u8>>>> {
+    let keys = info.columns.iter().filter(|c| c.key > 0).map(|c| quoted(&c.name)).collect::<Vec<_>>();
+    let (names, values) = match key {
+        Key::Rowid(rowid) => match info.rowid_name() {
+            Some(name) => (vec![name], vec![Value::Integer(*rowid)]),
+            None => return Ok(None),
+        },
+        Key::Primary(record) => (keys, record::decode(record)?),
+    };
+    let terms = names.iter().enumerate().map(|(i, name)| format!("{name} = ?{}", i + 1));
+    let sql = format!(
+        "SELECT {}, {} FROM main.{} WHERE {}",
+        names.join(", "),
+        info.select_list(),
+        quoted(table),
+        terms.collect::<Vec<_>>().join(" AND ")
+    );
+    let mut select = db.prepare(&sql)?;
+    for (i, value) in (1..).zip(&values) {
+        select.bind(i, value)?;
+    }
+    if !select.step()? {
+        return Ok(Some(None));
+    }
+    let mut row = select.row();
+    let image = row.split_off(names.len().min(row.len()));
+    // A collation may find a row whose key is spelled differently: that is another row.
+    let same_key = record::encode(&row) == record::encode(&values);
+    Ok(Some(same_key.then(|| record::encode(&image))))
+}

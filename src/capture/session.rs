@@ -1,0 +1,548 @@
+//! Stepping statements so that the change log always follows what they do.
+//!
+//! A write statement outside a transaction runs in an *implicit transaction*, begun here, so that its log rows
+//! commit together with it. The user sees autocommit as ever: with several write statements running interleaved, the
+//! implicit transaction commits when the last of them ends, which is also when SQLite itself would commit.
+
+use std::sync::Arc;
+
+use rusqlite::ffi;
+
+use crate::capture::authorizer::{Ddl, Purpose, Vacuum, vacuum};
+use crate::capture::ddl::{Finished, Snapshot};
+use crate::capture::flush::{Depth, LogWriter};
+use crate::capture::hooks::HookState;
+use crate::capture::outcome;
+use crate::capture::sqlite::{Db, RawStatement};
+use crate::capture::statement::Step;
+use crate::error::{Category, Code, Error, Result};
+
+/// What a statement means for capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Begin,
+    /// COMMIT, END or RELEASE.
+    Commit,
+    Release,
+    Rollback,
+    RollbackTo,
+    Attach,
+}
+
+/// A user's statement.
+pub(super) struct Slot {
+    /// `None` once finalized.
+    statement: Option<RawStatement>,
+    kind: Kind,
+    ddl: Option<Ddl>,
+    /// The schema before a running DDL statement.
+    schema: Option<Snapshot>,
+    /// Between its first step and its end.
+    active: bool,
+    /// The last step led to a row.
+    has_row: bool,
+    changes: i64,
+}
+
+/// What a capturing connection has in addition.
+struct Capture {
+    log: LogWriter,
+    begin: RawStatement,
+    commit: RawStatement,
+    rollback: RawStatement,
+    savepoint: RawStatement,
+    release: RawStatement,
+    /// Takes the write lock and changes nothing.
+    lock: RawStatement,
+    /// The open transaction was begun here, not by the user.
+    implicit: bool,
+    /// Active write statements.
+    writers: usize,
+}
+
+/// An open connection with its statements; used under the connection's lock only.
+pub(super) struct Session {
+    slots: Vec<Option<Slot>>,
+    active: usize,
+    capture: Option<Capture>,
+    hooks: Arc<HookState>,
+    db: Db,
+}
+
+fn closed_statement() -> Error {
+    Error::misuse("statement has been finalized")
+}
+
+impl Session {
+    /// Takes over an open connection. With capture the hooks must be installed with `hooks`.
+    pub fn new(db: Db, hooks: Arc<HookState>, capture: bool) -> Result<Session> {
+        let capture = if capture { Some(hooks.as_internal(|| Capture::new(db))?) } else { None };
+        Ok(Session { slots: Vec::new(), active: 0, capture, hooks, db })
+    }
+
+    /// The connection.
+    pub fn db(&self) -> Db {
+        self.db
+    }
+
+    /// True outside a transaction that the user began.
+    pub fn is_autocommit(&self) -> bool {
+        self.db.autocommit() || self.capture.as_ref().is_some_and(|c| c.implicit)
+    }
+
+    /// Prepares the first statement of `sql`; returns its slot and the offset behind it.
+    pub fn prepare(&mut self, sql: &str) -> Result<Option<(usize, usize)>> {
+        self.hooks.purpose.replace(Purpose::default());
+        let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e))?;
+        let (Some(statement), used) = prepared else {
+            return Ok(None);
+        };
+        let purpose = self.hooks.purpose.take();
+        let kind = self.kind(&statement, &purpose)?;
+        let slot = Slot {
+            statement: Some(statement),
+            kind,
+            ddl: purpose.ddl,
+            schema: None,
+            active: false,
+            has_row: false,
+            changes: 0,
+        };
+        let free = self.slots.iter().position(Option::is_none);
+        let id = free.unwrap_or(self.slots.len());
+        match self.slots.get_mut(id) {
+            Some(place) => *place = Some(slot),
+            None => self.slots.push(Some(slot)),
+        }
+        Ok(Some((id, used)))
+    }
+
+    fn kind(&self, statement: &RawStatement, purpose: &Purpose) -> Result<Kind> {
+        if self.capture.is_none() || statement.is_explain() {
+            return Ok(Kind::Read);
+        }
+        match (purpose.transaction.as_deref(), purpose.savepoint.as_deref()) {
+            (Some("BEGIN"), _) => return Ok(Kind::Begin),
+            (Some("ROLLBACK"), _) => return Ok(Kind::Rollback),
+            (Some(_), _) => return Ok(Kind::Commit),
+            (_, Some("RELEASE")) => return Ok(Kind::Release),
+            (_, Some("ROLLBACK")) => return Ok(Kind::RollbackTo),
+            (_, Some(_)) => return Ok(Kind::Read),
+            _ => {}
+        }
+        if purpose.attaches {
+            return Ok(Kind::Attach);
+        }
+        if statement.is_readonly() {
+            return Ok(Kind::Read);
+        }
+        match vacuum(&statement.sql()) {
+            None => Ok(Kind::Write),
+            Some(Vacuum::Into) => Ok(Kind::Read),
+            Some(Vacuum::InPlace) => Err(refused(
+                "VACUUM is not allowed on a replica: it may renumber rows and bypasses change capture; vacuum the \
+                 remote database, or use VACUUM INTO for a compact copy",
+            )),
+        }
+    }
+
+    /// An error of SQLite with the authorizer's reason, if it was the authorizer.
+    fn explained(&self, error: Error) -> Error {
+        match self.hooks.refusal.take() {
+            Some(reason) if error.sqlite_code.is_some_and(|c| c & 0xff == ffi::SQLITE_AUTH) => {
+                Error { sqlite_code: error.sqlite_code, ..refused(reason) }
+            }
+            _ => error,
+        }
+    }
+
+    fn slot(&mut self, id: usize) -> Result<&mut Slot> {
+        self.slots.get_mut(id).and_then(Option::as_mut).ok_or_else(closed_statement)
+    }
+
+    /// The statement in slot `id`.
+    pub fn statement(&mut self, id: usize) -> Result<&mut RawStatement> {
+        self.slot(id)?.statement.as_mut().ok_or_else(closed_statement)
+    }
+
+    /// True if the statement in slot `id` stands on a row.
+    pub fn has_row(&mut self, id: usize) -> bool {
+        self.slot(id).is_ok_and(|slot| slot.has_row)
+    }
+
+    /// Rows that the last run of slot `id` changed.
+    pub fn changes(&mut self, id: usize) -> i64 {
+        self.slot(id).map_or(0, |slot| slot.changes)
+    }
+
+    /// Frames in the write-ahead log after a commit that nobody was told about, if nothing is running.
+    pub fn take_commit(&mut self) -> Option<u32> {
+        if self.active > 0 || !self.db.autocommit() {
+            return None;
+        }
+        self.hooks.wal_frames.take()
+    }
+
+    /// Runs the statement in slot `id` to its next row or its end.
+    pub fn step(&mut self, id: usize) -> Result<Step> {
+        self.statement(id)?;
+        let kind = self.slot(id)?.kind;
+        if self.user_controls_implicit(kind)? {
+            return Ok(Step::Done);
+        }
+        let total = self.db.total_changes();
+        let outcome = match self.before_step(id, kind) {
+            Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
+            Err(e) => Err(e),
+        };
+        let row = match outcome {
+            Ok(row) => row,
+            Err(error) => return Err(self.failed(id, kind, error)),
+        };
+        if !row {
+            let changed = self.db.total_changes() != total;
+            let changes = if changed { self.db.changes() } else { 0 };
+            let slot = self.slot(id)?;
+            slot.changes = if slot.ddl.is_some() { 0 } else { changes };
+        }
+        self.set_active(id, row)?;
+        self.after_step(id, kind, row)?;
+        Ok(if row { Step::Row } else { Step::Done })
+    }
+
+    fn set_active(&mut self, id: usize, active: bool) -> Result<()> {
+        let slot = self.slot(id)?;
+        slot.has_row = active;
+        let was = std::mem::replace(&mut slot.active, active);
+        self.active = self.active + usize::from(active) - usize::from(was);
+        Ok(())
+    }
+
+    /// BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of. True if that was all.
+    fn user_controls_implicit(&mut self, kind: Kind) -> Result<bool> {
+        let Some(capture) = self.capture.as_mut().filter(|c| c.implicit) else {
+            return Ok(false);
+        };
+        let verb = match kind {
+            Kind::Begin => {
+                capture.implicit = false;
+                return Ok(true);
+            }
+            Kind::Commit => "commit",
+            Kind::Rollback => "rollback",
+            _ => return Ok(false),
+        };
+        // What SQLite says in autocommit mode.
+        Err(Error::sqlite(ffi::SQLITE_ERROR, format!("cannot {verb} - no transaction is active")))
+    }
+
+    fn before_step(&mut self, id: usize, kind: Kind) -> Result<()> {
+        match kind {
+            Kind::Write if !self.slot(id)?.active => self.start_write(id),
+            Kind::Commit | Kind::Release => self.settle_virtual_tables(),
+            _ => Ok(()),
+        }
+    }
+
+    fn start_write(&mut self, id: usize) -> Result<()> {
+        let is_ddl = self.slot(id)?.ddl.is_some();
+        let (db, hooks) = (self.db, Arc::clone(&self.hooks));
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(());
+        };
+        let was_autocommit = db.autocommit();
+        let snapshot = hooks.as_internal(|| {
+            if was_autocommit {
+                capture.begin.run()?;
+            }
+            if !is_ddl {
+                return Ok(None);
+            }
+            // The schema is read under the write lock: read before it, somebody else could change it in between.
+            hooks.counters.hiding(db, || capture.lock.run())?;
+            Snapshot::take(db).map(Some)
+        });
+        capture.implicit |= was_autocommit && !db.autocommit();
+        capture.writers += 1;
+        self.set_active(id, true)?;
+        self.slot(id)?.schema = snapshot?;
+        Ok(())
+    }
+
+    fn after_step(&mut self, id: usize, kind: Kind, row: bool) -> Result<()> {
+        if self.capture.is_none() {
+            return Ok(());
+        }
+        if let Err(error) = self.flush(Some(id), !row) {
+            return Err(self.roll_back(id, error));
+        }
+        match kind {
+            Kind::Write if !row => self.writer_ended(true)?,
+            Kind::Attach if !row => self.refuse_own_file()?,
+            Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
+            _ => {}
+        }
+        self.note_transaction_end();
+        Ok(())
+    }
+
+    fn forget_schema(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            capture.log.tables.clear();
+        }
+    }
+
+    /// Brings the log writer up to date after anything that may have ended a transaction.
+    fn note_transaction_end(&mut self) {
+        if self.hooks.rolled_back.take() {
+            self.forget_schema();
+        }
+        if let Some(capture) = self.capture.as_mut().filter(|_| self.db.autocommit()) {
+            capture.implicit = false;
+            capture.log.end_transaction();
+        }
+    }
+
+    /// Writes the changes that statement `id` has buffered, and its schema change if it is DDL and `done`. Without
+    /// a statement the changes are late ones of virtual tables.
+    fn flush(&mut self, id: Option<usize>, done: bool) -> Result<()> {
+        let slot = id.and_then(|id| self.slots.get_mut(id)).and_then(Option::as_mut);
+        let before = slot.filter(|_| done).and_then(|slot| slot.schema.take());
+        if before.is_none() && self.hooks.buffer.borrow().is_empty() {
+            return Ok(());
+        }
+        let (db, hooks) = (self.db, Arc::clone(&self.hooks));
+        let slot = id.and_then(|id| self.slots.get(id)).and_then(Option::as_ref);
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(());
+        };
+        let mut buffer = hooks.buffer.take();
+        let write = || {
+            if buffer.has_failed() {
+                return Err(Error::sqlite(ffi::SQLITE_NOMEM, "out of memory while capturing a change"));
+            }
+            match (before, slot) {
+                (Some(before), Some(Slot { ddl: Some(ddl), statement: Some(statement), .. })) => {
+                    capture.log.tables.clear();
+                    let after = &Snapshot::take(db)?;
+                    let sql = &statement.sql();
+                    let finished = Finished { ddl, before: &before, after, sql };
+                    capture.log.write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
+                    finished.write(db, &mut capture.log)
+                }
+                (_, Some(Slot { kind: Kind::Write, .. })) => {
+                    capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true)
+                }
+                // SAVEPOINT and COMMIT change nothing themselves.
+                _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
+            }
+        };
+        let result = hooks.as_internal(|| hooks.counters.hiding(db, write));
+        buffer.clear();
+        hooks.buffer.replace(buffer);
+        result
+    }
+
+    /// Makes virtual tables write what they keep in memory until a commit (full-text indexes do), because what they
+    /// write during the commit could no longer be captured. Opening a savepoint makes them do it.
+    fn settle_virtual_tables(&mut self) -> Result<()> {
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(());
+        };
+        if capture.writers > 0 || self.db.autocommit() || !self.db.is_writing() {
+            return Ok(());
+        }
+        capture.savepoint.run()?;
+        capture.release.run()?;
+        self.flush(None, false)
+    }
+
+    /// A write statement has ended; the last one ends the implicit transaction.
+    fn writer_ended(&mut self, keep: bool) -> Result<()> {
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(());
+        };
+        capture.writers = capture.writers.saturating_sub(1);
+        if !capture.implicit || capture.writers > 0 {
+            return Ok(());
+        }
+        let mut result = if keep { self.settle_virtual_tables() } else { Ok(()) };
+        let hooks = Arc::clone(&self.hooks);
+        if let Some(capture) = self.capture.as_mut() {
+            if keep && result.is_ok() {
+                result = hooks.as_internal(|| capture.commit.run());
+            }
+            if !self.db.autocommit() {
+                hooks.buffer.borrow_mut().clear();
+                let rolled_back = hooks.as_internal(|| capture.rollback.run());
+                result = result.and(rolled_back);
+            }
+        }
+        self.note_transaction_end();
+        result
+    }
+
+    /// A step failed: keeps or drops the buffered changes as SQLite did, and returns the error to report.
+    fn failed(&mut self, id: usize, kind: Kind, error: Error) -> Error {
+        let was_active = self.slot(id).is_ok_and(|slot| slot.active);
+        let _ = self.set_active(id, false);
+        let is_ddl = self.slot(id).is_ok_and(|slot| slot.schema.take().is_some());
+        if self.capture.is_none() {
+            return error;
+        }
+        let kept = match self.keep_or_drop(id, is_ddl) {
+            Ok(kept) => kept,
+            Err(error) => return self.roll_back(id, error),
+        };
+        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept) } else { Ok(()) };
+        self.note_transaction_end();
+        ended.err().unwrap_or(error)
+    }
+
+    /// True if the statement's changes stayed; they are in the log then.
+    fn keep_or_drop(&mut self, id: usize, is_ddl: bool) -> Result<bool> {
+        let (db, hooks) = (self.db, Arc::clone(&self.hooks));
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(false);
+        };
+        if hooks.buffer.borrow().is_empty() {
+            return Ok(false);
+        }
+        let mut kept = false;
+        if !db.autocommit() && !is_ddl {
+            let buffer = hooks.buffer.borrow();
+            let decide = || outcome::was_kept(db, &mut capture.log.tables, &buffer);
+            kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;
+        }
+        if kept {
+            self.flush(Some(id), false)?;
+        } else {
+            hooks.buffer.borrow_mut().clear();
+        }
+        Ok(kept)
+    }
+
+    /// The log could not be written: the transaction must not go on. Returns the error to report.
+    fn roll_back(&mut self, id: usize, error: Error) -> Error {
+        // One that has just ended was still counted.
+        let writes = self.slot(id).is_ok_and(|slot| slot.kind == Kind::Write);
+        if let Ok(statement) = self.statement(id) {
+            let _ = statement.reset();
+        }
+        let _ = self.set_active(id, false);
+        self.hooks.buffer.borrow_mut().clear();
+        let hooks = Arc::clone(&self.hooks);
+        if let Some(capture) = &mut self.capture {
+            capture.writers = capture.writers.saturating_sub(usize::from(writes));
+            if !self.db.autocommit() {
+                let _ = hooks.as_internal(|| capture.rollback.run());
+            }
+        }
+        self.note_transaction_end();
+        error.context("the change could not be captured and its transaction was rolled back")
+    }
+
+    /// Back to the start. Ends a run as SQLite does: what it has changed so far stays.
+    pub fn reset(&mut self, id: usize) -> Result<()> {
+        let was_active = self.slot(id)?.active;
+        let result = self.statement(id)?.reset();
+        self.set_active(id, false)?;
+        let slot = self.slot(id)?;
+        slot.schema = None;
+        let writes = slot.kind == Kind::Write;
+        if !was_active {
+            // SQLite repeats the error of the last step here; it has been reported.
+            return Ok(());
+        }
+        let flushed = self.flush(Some(id), false);
+        let ended = if writes { self.writer_ended(result.is_ok() && flushed.is_ok()) } else { Ok(()) };
+        self.note_transaction_end();
+        result.and(flushed).and(ended)
+    }
+
+    /// Ends the statement; slot `id` stays taken until [`Self::release_slot`].
+    pub fn finalize(&mut self, id: usize) -> Result<()> {
+        if self.slot(id)?.statement.is_none() {
+            return Ok(());
+        }
+        let result = self.reset(id);
+        self.slot(id)?.statement = None;
+        result
+    }
+
+    /// Finalizes the statement and frees its slot.
+    pub fn release_slot(&mut self, id: usize) {
+        let _ = self.finalize(id);
+        if let Some(slot) = self.slots.get_mut(id) {
+            *slot = None;
+        }
+    }
+
+    /// Finalizes all statements and closes the connection.
+    pub fn close(mut self) -> Result<()> {
+        for id in 0..self.slots.len() {
+            self.release_slot(id);
+        }
+        self.capture = None;
+        self.db.close()
+    }
+
+    /// ATTACH may have opened the replica itself under another name, where nothing is captured.
+    fn refuse_own_file(&mut self) -> Result<()> {
+        let db = self.db;
+        Arc::clone(&self.hooks).as_internal(|| {
+            let mut list = db.prepare("PRAGMA database_list")?;
+            let mut files = Vec::new();
+            while list.step()? {
+                files.push((list.text(1), list.text(2)));
+            }
+            drop(list);
+            let own = files.iter().find(|(name, _)| name == "main").and_then(|(_, file)| identity(file));
+            for (name, file) in files.iter().filter(|(name, _)| name != "main" && name != "temp") {
+                if own.is_some() && identity(file) == own {
+                    db.execute(&format!("DETACH {}", crate::capture::sqlite::quoted(name)))?;
+                    return Err(refused(
+                        "a replica cannot be attached to itself, because changes through the second name would not \
+                         be captured; use schema main",
+                    ));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Capture {
+    fn new(db: Db) -> Result<Capture> {
+        Ok(Capture {
+            log: LogWriter::new(db)?,
+            begin: db.prepare("BEGIN")?,
+            commit: db.prepare("COMMIT")?,
+            rollback: db.prepare("ROLLBACK")?,
+            savepoint: db.prepare("SAVEPOINT turso_sync_settle")?,
+            release: db.prepare("RELEASE turso_sync_settle")?,
+            lock: db.prepare("DELETE FROM main.turso_sync_local WHERE name IS NULL")?,
+            implicit: false,
+            writers: 0,
+        })
+    }
+}
+
+fn refused(reason: impl Into<String>) -> Error {
+    Error::new(Category::Usage, Code::Error, reason)
+}
+
+/// What is equal for two paths of one file.
+fn identity(path: &str) -> Option<impl PartialEq + use<>> {
+    let path = std::fs::canonicalize(path).ok()?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    Some(path)
+}

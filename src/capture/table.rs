@@ -1,0 +1,167 @@
+//! What capture must know about a table to turn the hook's values into those of `SELECT *`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::capture::buffer::{Buffer, Cell};
+use crate::capture::sqlite::{Db, quoted};
+use crate::error::Result;
+use crate::record::{RecordBuilder, Value};
+
+/// A column that the file stores.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    pub name: String,
+    /// GENERATED ALWAYS … STORED: reported by the hook, not part of a record.
+    pub generated: bool,
+    /// Affinity REAL: whole numbers are stored as integers and must come out as reals.
+    pub real: bool,
+    /// Position in the primary key from 1, or 0.
+    pub key: i64,
+}
+
+/// A table of the main schema.
+#[derive(Debug, Default)]
+pub(super) struct TableInfo {
+    pub columns: Vec<Column>,
+    /// No column needs any treatment.
+    plain: bool,
+    pub without_rowid: bool,
+    /// Belongs to a virtual table, whose module writes it.
+    pub shadow: bool,
+    /// The INTEGER PRIMARY KEY, if there is one.
+    pub rowid_column: Option<String>,
+}
+
+impl TableInfo {
+    /// Reads what the schema says about `table`.
+    pub fn load(db: Db, table: &str) -> Result<TableInfo> {
+        let mut info = TableInfo::default();
+        let name = Value::Text(table.as_bytes().to_vec());
+        let mut columns = db.prepare(
+            "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') WHERE hidden IN (0, 3) ORDER BY cid",
+        )?;
+        columns.bind(1, &name)?;
+        let mut declared_integer = false;
+        while columns.step()? {
+            let declared = columns.text(1);
+            let column = Column {
+                name: columns.text(0),
+                generated: columns.integer(3) == 3,
+                real: has_real_affinity(&declared),
+                key: columns.integer(2),
+            };
+            declared_integer |= column.key == 1 && declared.eq_ignore_ascii_case("INTEGER");
+            info.columns.push(column);
+        }
+        info.plain = info.columns.iter().all(|c| !c.generated && !c.real);
+        let mut kind = db.prepare(
+            "SELECT wr, type = 'shadow', EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
+             FROM pragma_table_list(?1) WHERE schema = 'main'",
+        )?;
+        kind.bind(1, &name)?;
+        if kind.step()? {
+            info.without_rowid = kind.integer(0) != 0;
+            info.shadow = kind.integer(1) != 0;
+            // A rowid table's key that needs no index of its own is an alias of the rowid.
+            if declared_integer && !info.without_rowid && kind.integer(2) == 0 {
+                let key = info.columns.iter().find(|c| c.key == 1);
+                info.rowid_column = key.map(|c| c.name.clone());
+            }
+        }
+        Ok(info)
+    }
+
+    /// The cells of `row` as `SELECT` would show them, generated columns left out.
+    pub fn visible<'a>(&'a self, row: &'a [Cell]) -> impl Iterator<Item = Cell> + 'a {
+        let generated = move |i: usize| !self.plain && self.columns.get(i).is_some_and(|c| c.generated);
+        let cells = self.real_cells(row).enumerate();
+        cells.filter(move |(i, _)| !generated(*i)).map(|(_, cell)| cell)
+    }
+
+    /// All stored cells of `row`, generated ones too, with reals as reals.
+    pub fn real_cells<'a>(&'a self, row: &'a [Cell]) -> impl Iterator<Item = Cell> + 'a {
+        row.iter().enumerate().map(move |(i, &cell)| match (self.columns.get(i), cell) {
+            (Some(column), Cell::Integer(v)) if column.real => Cell::Real((v as f64).to_bits()),
+            _ => cell,
+        })
+    }
+
+    /// Appends the record of `row` to `out`.
+    pub fn record(&self, buffer: &Buffer, row: &[Cell], builder: &mut RecordBuilder, out: &mut Vec<u8>) {
+        for cell in self.visible(row) {
+            buffer.encode(cell, builder);
+        }
+        builder.finish_into(out);
+    }
+
+    /// A name under which SQL reaches the rowid, unless columns hide all of them.
+    pub fn rowid_name(&self) -> Option<String> {
+        if let Some(column) = &self.rowid_column {
+            return Some(quoted(column));
+        }
+        let free = |alias: &&str| !self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
+        ["rowid", "_rowid_", "oid"].into_iter().find(free).map(str::to_owned)
+    }
+
+    /// The columns of a record as a SELECT list.
+    pub fn select_list(&self) -> String {
+        let names = self.columns.iter().filter(|c| !c.generated).map(|c| quoted(&c.name));
+        names.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// SQLite's rule for REAL affinity (<https://www.sqlite.org/datatype3.html#determination_of_column_affinity>).
+fn has_real_affinity(declared: &str) -> bool {
+    let declared = declared.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|w| declared.contains(w));
+    has(&["REAL", "FLOA", "DOUB"]) && !has(&["INT", "CHAR", "CLOB", "TEXT", "BLOB"])
+}
+
+/// Descriptions of tables, valid for one state of the schema.
+#[derive(Default)]
+pub(super) struct TableCache {
+    tables: HashMap<String, Arc<TableInfo>>,
+    cookie: i64,
+}
+
+impl TableCache {
+    /// Forgets everything if `cookie` (PRAGMA schema_version) is another one.
+    pub fn validate(&mut self, cookie: i64) {
+        if self.cookie != cookie {
+            self.clear();
+            self.cookie = cookie;
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.tables.clear();
+        self.cookie = -1;
+    }
+
+    /// The description of `table`.
+    pub fn get(&mut self, db: Db, table: &str) -> Result<Arc<TableInfo>> {
+        if let Some(info) = self.tables.get(table) {
+            return Ok(Arc::clone(info));
+        }
+        let info = Arc::new(TableInfo::load(db, table)?);
+        self.tables.insert(table.to_owned(), Arc::clone(&info));
+        Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_real_affinity;
+
+    #[test]
+    fn affinity_follows_the_declared_type() {
+        for real in ["REAL", "double precision", "Float", "floating real"] {
+            assert!(has_real_affinity(real), "{real}");
+        }
+        for other in ["", "INTEGER", "FLOATING POINT", "TEXT", "NUMERIC", "CHARFLOAT", "REALBLOB"] {
+            assert!(!has_real_affinity(other), "{other}");
+        }
+    }
+}
