@@ -28,9 +28,8 @@ fn history(folder: &Path) -> World {
     world
 }
 
-/// Runs in a process of its own: does `TURSO_SYNC_CHILD` (operation, fault point, folder) and dies there.
+/// Run by the other tests of this file in a process of its own: does `TURSO_SYNC_CHILD` (operation, fault point, folder) and dies there.
 #[test]
-#[ignore = "is run by the other tests of this file"]
 fn child() {
     let Ok(order) = std::env::var("TURSO_SYNC_CHILD") else {
         return;
@@ -82,7 +81,7 @@ fn die(world: &mut World, operation: &str, point: &str) -> bool {
     std::fs::write(world.folder.join("synced"), world.synced.concat()).unwrap();
     world.app = Connection::open_in_memory().unwrap();
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", CHILD, "--ignored", "--quiet"])
+        .args(["--exact", CHILD, "--quiet"])
         .env(
             "TURSO_SYNC_CHILD",
             format!("{operation}|{point}|{}", world.folder.display()),
