@@ -1,6 +1,7 @@
 //! A connection to a local database.
 
 use std::cell::UnsafeCell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl Connection {
         };
         let db = Db::open(path, access | ffi::SQLITE_OPEN_FULLMUTEX)?;
         // Kept here until the connection is closed or has taken it over: callbacks point to it.
-        let state = Arc::new(HookState::default());
+        let state = Rc::new(HookState::default());
         let session = match set_up(db, &options, &state) {
             Ok(session) => session,
             Err(error) => {
@@ -139,7 +140,7 @@ impl Connection {
     }
 }
 
-fn set_up(db: Db, options: &OpenOptions, state: &Arc<HookState>) -> Result<Session> {
+fn set_up(db: Db, options: &OpenOptions, state: &Rc<HookState>) -> Result<Session> {
     // rusqlite's build of SQLite has them on.
     db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
     if options.capture {
@@ -155,9 +156,9 @@ fn set_up(db: Db, options: &OpenOptions, state: &Arc<HookState>) -> Result<Sessi
         db.execute("PRAGMA wal_autocheckpoint = 0")?;
         db.execute(&format!("PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}"))?;
         // SAFETY: the session and the caller keep `state` until the connection is closed.
-        unsafe { hooks::install(db, Arc::as_ptr(state)) }?;
+        unsafe { hooks::install(db, Rc::as_ptr(state)) }?;
     }
-    Session::new(db, Arc::clone(state), options.capture)
+    Session::new(db, Rc::clone(state), options.capture)
 }
 
 fn check_is_replica(db: Db) -> Result<()> {

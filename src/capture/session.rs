@@ -4,7 +4,7 @@
 //! commit together with it. The user sees autocommit as ever: with several write statements running interleaved, the
 //! implicit transaction commits when the last of them ends, which is also when SQLite itself would commit.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use rusqlite::ffi;
 
@@ -68,7 +68,7 @@ pub(super) struct Session {
     slots: Vec<Option<Slot>>,
     active: usize,
     capture: Option<Capture>,
-    hooks: Arc<HookState>,
+    hooks: Rc<HookState>,
     db: Db,
 }
 
@@ -78,7 +78,7 @@ fn closed_statement() -> Error {
 
 impl Session {
     /// Takes over an open connection. With capture the hooks must be installed with `hooks`.
-    pub fn new(db: Db, hooks: Arc<HookState>, capture: bool) -> Result<Session> {
+    pub fn new(db: Db, hooks: Rc<HookState>, capture: bool) -> Result<Session> {
         let capture = if capture {
             Some(hooks.as_internal(|| Capture::new(db))?)
         } else {
@@ -299,7 +299,7 @@ impl Session {
 
     fn start_write(&mut self, id: usize) -> Result<()> {
         let is_ddl = self.slot(id)?.ddl.is_some();
-        let (db, hooks) = (self.db, Arc::clone(&self.hooks));
+        let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -364,7 +364,7 @@ impl Session {
         if before.is_none() && self.hooks.buffer.borrow().is_empty() {
             return Ok(());
         }
-        let (db, hooks) = (self.db, Arc::clone(&self.hooks));
+        let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let slot = id.and_then(|id| self.slots.get(id)).and_then(Option::as_ref);
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
@@ -444,7 +444,7 @@ impl Session {
         } else {
             Ok(())
         };
-        let hooks = Arc::clone(&self.hooks);
+        let hooks = Rc::clone(&self.hooks);
         if let Some(capture) = self.capture.as_mut() {
             if keep && result.is_ok() {
                 result = hooks.as_internal(|| capture.commit.run());
@@ -488,7 +488,7 @@ impl Session {
 
     /// True if the statement's changes stayed; they are in the log then.
     fn keep_or_drop(&mut self, id: usize, is_ddl: bool) -> Result<bool> {
-        let (db, hooks) = (self.db, Arc::clone(&self.hooks));
+        let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let Some(capture) = self.capture.as_mut() else {
             return Ok(false);
         };
@@ -518,7 +518,7 @@ impl Session {
         }
         let _ = self.set_active(id, false);
         self.hooks.buffer.borrow_mut().clear();
-        let hooks = Arc::clone(&self.hooks);
+        let hooks = Rc::clone(&self.hooks);
         if let Some(capture) = &mut self.capture {
             capture.writers = capture.writers.saturating_sub(usize::from(writes));
             if !self.db.autocommit() {
@@ -585,7 +585,7 @@ impl Session {
     /// ATTACH may have opened the replica itself under another name, where nothing is captured.
     fn refuse_own_file(&mut self) -> Result<()> {
         let db = self.db;
-        Arc::clone(&self.hooks).as_internal(|| {
+        Rc::clone(&self.hooks).as_internal(|| {
             let mut list = db.prepare("PRAGMA database_list")?;
             let mut files = Vec::new();
             while list.step()? {
