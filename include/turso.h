@@ -7,7 +7,7 @@
  * ---------------------------------------------------------------------------------------------------------------------
  *
  * Linking
- *   cc program.c $(pkg-config --cflags --libs turso-sync)          or: -lturso_sync
+ *   cc program.c $(pkg-config --cflags --libs turso_sync)          or: -lturso_sync
  *   Programs written for libturso_sdk_kit or libturso_sync_sdk_kit find the same functions in libturso_sync.
  *   The library contains a SQLite of its own and exports turso_* only. Do not open a database with another copy of
  *   SQLite in the same process while this library has it open: on POSIX systems closing one file drops the locks of
@@ -449,7 +449,7 @@ turso_status_code_t turso_database_open(const turso_database_t *database,
                                         const char **error_opt_out);
 
 /**
- * Opens a connection; any number may exist. `*connection` is released with turso_connection_deinit and may outlive
+ * Opens a connection; any number may exist, but only one for a database in memory. `*connection` is released with turso_connection_deinit and may outlive
  * the database handle.
  *
  * Errors: MISUSE for NULL and before turso_database_open. Threads: any.

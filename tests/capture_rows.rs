@@ -16,13 +16,26 @@ fn log_of(schema: &str, sql: &str) -> Vec<String> {
 
 #[test]
 fn insert_update_delete() {
-    let log = log_of(T, "INSERT INTO t VALUES (1, 'x', 2.5); UPDATE t SET a = 'y'; DELETE FROM t");
-    assert_eq!(log, ["+t#1>1,'x',2.5", "~t#1<1,'x',2.5>1,'y',2.5!0,1,0,NULL,'y',NULL", "-t#1<1,'y',2.5"]);
+    let log = log_of(
+        T,
+        "INSERT INTO t VALUES (1, 'x', 2.5); UPDATE t SET a = 'y'; DELETE FROM t",
+    );
+    assert_eq!(
+        log,
+        [
+            "+t#1>1,'x',2.5",
+            "~t#1<1,'x',2.5>1,'y',2.5!0,1,0,NULL,'y',NULL",
+            "-t#1<1,'y',2.5"
+        ]
+    );
 }
 
 #[test]
 fn an_update_without_effect_is_logged() {
-    let log = log_of(&format!("{T} INSERT INTO t VALUES (1, 2, 3);"), "UPDATE t SET a = 2");
+    let log = log_of(
+        &format!("{T} INSERT INTO t VALUES (1, 2, 3);"),
+        "UPDATE t SET a = 2",
+    );
     assert_eq!(log, ["~t#1<1,2,3>1,2,3!0,0,0,NULL,NULL,NULL"]);
 }
 
@@ -35,20 +48,30 @@ fn delete_of_all_rows_and_insert_from_select_are_captured() {
 
 #[test]
 fn transfer_between_equal_tables_without_rowid() {
-    let schema = "CREATE TABLE t(a PRIMARY KEY, b) WITHOUT ROWID; CREATE TABLE u(a PRIMARY KEY, b) WITHOUT ROWID;
+    let schema =
+        "CREATE TABLE t(a PRIMARY KEY, b) WITHOUT ROWID; CREATE TABLE u(a PRIMARY KEY, b) WITHOUT ROWID;
                   INSERT INTO u VALUES (1, 2), (3, 4);";
-    assert_eq!(log_of(schema, "INSERT INTO t SELECT * FROM u"), ["+t#0>1,2", "+t#0>3,4"]);
+    assert_eq!(
+        log_of(schema, "INSERT INTO t SELECT * FROM u"),
+        ["+t#0>1,2", "+t#0>3,4"]
+    );
 }
 
 #[test]
 fn a_changed_integer_key_is_one_update() {
-    let log = log_of(&format!("{T} INSERT INTO t VALUES (1, 2, 3);"), "UPDATE t SET id = 7");
+    let log = log_of(
+        &format!("{T} INSERT INTO t VALUES (1, 2, 3);"),
+        "UPDATE t SET id = 7",
+    );
     assert_eq!(log, ["~t#1<1,2,3>7,2,3!1,0,0,7,NULL,NULL"]);
 }
 
 #[test]
 fn a_changed_rowid_is_delete_and_insert() {
-    let log = log_of("CREATE TABLE t(a); INSERT INTO t VALUES (5);", "UPDATE t SET rowid = 9");
+    let log = log_of(
+        "CREATE TABLE t(a); INSERT INTO t VALUES (5);",
+        "UPDATE t SET rowid = 9",
+    );
     assert_eq!(log, ["-t#1<5", "+t#9>5"]);
     // An INTEGER PRIMARY KEY DESC is an ordinary column with an index.
     let log = log_of(
@@ -81,7 +104,8 @@ fn tables_without_rowid() {
 
 #[test]
 fn generated_columns_are_left_out() {
-    let schema = "CREATE TABLE t(g1 AS (a + 1) VIRTUAL, a INTEGER, g2 AS (a * 2) STORED, b, g3 AS (b) VIRTUAL);
+    let schema =
+        "CREATE TABLE t(g1 AS (a + 1) VIRTUAL, a INTEGER, g2 AS (a * 2) STORED, b, g3 AS (b) VIRTUAL);
       CREATE TABLE w(g1 AS (a + 1) VIRTUAL, a INTEGER PRIMARY KEY, g2 AS (a * 2) STORED, b) WITHOUT ROWID;";
     let log = log_of(
         schema,
@@ -91,7 +115,11 @@ fn generated_columns_are_left_out() {
     assert_eq!(
         log,
         [
-            "+t#1>1,2", "~t#1<1,2>1,3!0,1,NULL,3", "-t#1<1,3", "+w#0>1,2", "~w#0<1,2>4,3!1,1,4,3",
+            "+t#1>1,2",
+            "~t#1<1,2>1,3!0,1,NULL,3",
+            "-t#1<1,3",
+            "+w#0>1,2",
+            "~w#0<1,2>4,3!1,1,4,3",
             "-w#0<4,3"
         ]
     );
@@ -106,15 +134,25 @@ fn reals_stored_as_integers_are_reals() {
          ALTER TABLE t ADD COLUMN e REAL DEFAULT 3; UPDATE t SET a = 2",
     );
     assert_eq!(log[0], "+t#1>1.0,2.0,3,4.0");
-    assert_eq!(log[1], "~t#1<1.0,2.0,3,4.0>1.0,5.0,3,4.0!0,1,0,0,NULL,5.0,NULL,NULL");
+    assert_eq!(
+        log[1],
+        "~t#1<1.0,2.0,3,4.0>1.0,5.0,3,4.0!0,1,0,0,NULL,5.0,NULL,NULL"
+    );
     assert_eq!(log[2], "+s#1>1.0,1.0");
-    assert!(log[4].starts_with("~t#1<1.0,5.0,3,4.0,3.0>2.0,5.0,3,4.0,3.0!"), "{}", log[4]);
+    assert!(
+        log[4].starts_with("~t#1<1.0,5.0,3,4.0,3.0>2.0,5.0,3,4.0,3.0!"),
+        "{}",
+        log[4]
+    );
 }
 
 #[test]
 fn text_and_blobs_byte_for_byte() {
     let r = Replica::new("CREATE TABLE t(a);");
-    run(&r.open(), "INSERT INTO t VALUES (CAST(x'61ff0062' AS TEXT)), (x''), (''), (zeroblob(3)), (9e999)");
+    run(
+        &r.open(),
+        "INSERT INTO t VALUES (CAST(x'61ff0062' AS TEXT)), (x''), (''), (zeroblob(3)), (9e999)",
+    );
     let after: Vec<_> = r.entries().into_iter().map(|e| e.after.unwrap()).collect();
     assert_eq!(after[0], [2, 21, 0x61, 0xff, 0, 0x62]);
     assert_eq!(after[1], [2, 12]);
@@ -194,7 +232,10 @@ fn begin_makes_an_implicit_transaction_explicit() {
     assert_eq!(first.step(), Ok(Step::Row));
     let e = fails(&c, "COMMIT");
     assert_eq!(e.message, "cannot commit - no transaction is active");
-    assert_eq!(fails(&c, "ROLLBACK").message, "cannot rollback - no transaction is active");
+    assert_eq!(
+        fails(&c, "ROLLBACK").message,
+        "cannot rollback - no transaction is active"
+    );
     assert_eq!(fails(&c, "SAVEPOINT x").code, Code::Busy);
     run(&c, "BEGIN");
     assert!(!c.is_autocommit());
@@ -210,10 +251,17 @@ fn begin_makes_an_implicit_transaction_explicit() {
 fn transactions_and_savepoints() {
     let r = Replica::new(T);
     let c = r.open();
-    run(&c, "BEGIN; INSERT INTO t VALUES (1,1,1); SAVEPOINT s; INSERT INTO t VALUES (2,1,1); ROLLBACK TO s;
+    run(
+        &c,
+        "BEGIN; INSERT INTO t VALUES (1,1,1); SAVEPOINT s; INSERT INTO t VALUES (2,1,1); ROLLBACK TO s;
              INSERT INTO t VALUES (3,1,1); COMMIT; INSERT INTO t VALUES (4,1,1); BEGIN;
-             INSERT INTO t VALUES (5,1,1); ROLLBACK; SAVEPOINT s; INSERT INTO t VALUES (6,1,1); RELEASE s");
-    let log: Vec<_> = r.entries().iter().map(|e| (e.change_id, e.txn_id, e.rowid)).collect();
+             INSERT INTO t VALUES (5,1,1); ROLLBACK; SAVEPOINT s; INSERT INTO t VALUES (6,1,1); RELEASE s",
+    );
+    let log: Vec<_> = r
+        .entries()
+        .iter()
+        .map(|e| (e.change_id, e.txn_id, e.rowid))
+        .collect();
     assert_eq!(log, [(1, 1, 1), (3, 1, 3), (4, 4, 4), (5, 5, 6)]);
 }
 
@@ -236,7 +284,9 @@ fn failed_statements_keep_or_drop_like_sqlite() {
             let r = Replica::new(schema);
             let c = r.open();
             run(&c, begin);
-            let result = c.execute_batch(&format!("INSERT OR {conflict} INTO t VALUES (1,1),(2,2),(3,9),(4,4)"));
+            let result = c.execute_batch(&format!(
+                "INSERT OR {conflict} INTO t VALUES (1,1),(2,2),(3,9),(4,4)"
+            ));
             assert_eq!(result.is_ok(), conflict == "IGNORE");
             assert_eq!(c.is_autocommit(), begin.is_empty() || conflict == "ROLLBACK");
             if !c.is_autocommit() {
@@ -270,7 +320,10 @@ fn deferred_foreign_keys_fail_at_commit() {
     let r = Replica::new(schema);
     let c = r.open();
     run(&c, "PRAGMA foreign_keys = ON");
-    assert_eq!(fails(&c, "INSERT INTO c VALUES (1)").message, "FOREIGN KEY constraint failed");
+    assert_eq!(
+        fails(&c, "INSERT INTO c VALUES (1)").message,
+        "FOREIGN KEY constraint failed"
+    );
     assert!(c.is_autocommit());
     run(&c, "BEGIN; INSERT INTO c VALUES (1)");
     assert_eq!(fails(&c, "COMMIT").code, Code::Constraint);
@@ -289,7 +342,10 @@ fn counters_show_the_users_changes_only() {
     assert_eq!(s.execute(), Ok(2));
     assert_eq!(s.changes(), 2);
     assert_eq!(c.last_insert_rowid(), 80);
-    assert_eq!(one(&c, "SELECT changes(), total_changes(), last_insert_rowid()"), "2,2,80");
+    assert_eq!(
+        one(&c, "SELECT changes(), total_changes(), last_insert_rowid()"),
+        "2,2,80"
+    );
     run(&c, "UPDATE t SET a = 0 WHERE id = 70");
     assert_eq!(one(&c, "SELECT changes(), total_changes()"), "1,3");
     run(&c, "UPDATE t SET a = 0 WHERE id = 1");
@@ -303,8 +359,13 @@ fn temp_and_attached_tables_are_not_captured() {
     let r = Replica::new("CREATE TABLE t(a);");
     let other = r.dir.path().join("other.db").to_str().unwrap().to_owned();
     let c = r.open();
-    run(&c, &format!("CREATE TEMP TABLE x(a); INSERT INTO x VALUES (1); ATTACH '{other}' AS o; \
-                      CREATE TABLE o.t(a); INSERT INTO o.t VALUES (1); DROP TABLE o.t; DROP TABLE temp.x"));
+    run(
+        &c,
+        &format!(
+            "CREATE TEMP TABLE x(a); INSERT INTO x VALUES (1); ATTACH '{other}' AS o; \
+                      CREATE TABLE o.t(a); INSERT INTO o.t VALUES (1); DROP TABLE o.t; DROP TABLE temp.x"
+        ),
+    );
     assert!(r.log().is_empty());
 }
 

@@ -857,3 +857,46 @@ fn a_column_of_another_type_added_by_both_is_a_conflict() {
     assert_eq!(e.category, Category::Conflict);
     assert!(e.message.contains("duplicate column name: c"), "{e}");
 }
+
+#[test]
+fn a_row_that_loses_its_key_is_found_again_by_the_next_pull() {
+    let base = "CREATE TABLE m (k TEXT PRIMARY KEY, v); INSERT INTO m VALUES ('a', 1), ('b', 2)";
+    let mut replica = Replica::new(base, 1);
+    replica.each(&[
+        "REPLACE INTO m VALUES ('b', 3)",
+        "UPDATE m SET k = NULL WHERE k = 'b'",
+        "UPDATE m SET v = 4 WHERE k IS NULL",
+    ]);
+    let once = rebased(&replica.conn, base, 0).unwrap();
+    let twice = rebased(&once, base, 0).unwrap();
+    assert_eq!(dump(&once), dump(&replica.conn));
+    assert_eq!(dump(&twice), dump(&once));
+    assert_eq!(
+        read_entries(&once, 0, 99).unwrap(),
+        read_entries(&twice, 0, 99).unwrap()
+    );
+}
+
+#[test]
+fn an_update_that_changed_nothing_does_not_bring_a_keyless_row_back() {
+    let o = sync(KEYLESS, &[&["UPDATE t SET a = a"]], "UPDATE t SET b = 'theirs'");
+    assert_eq!(rows(&o.remote, "SELECT a, b FROM t"), ["a1,theirs", "a2,theirs"]);
+    assert!(o.direct.is_ok());
+}
+
+#[test]
+fn a_column_added_by_others_survives_two_pulls_around_our_own_schema_change() {
+    let mut replica = Replica::new(KEYLESS, 1);
+    replica.each(&[
+        "ALTER TABLE t ADD COLUMN ours DEFAULT 1",
+        "UPDATE t SET b = 9 WHERE a = 'a1'",
+        "DROP TABLE t",
+    ]);
+    let theirs = format!("{KEYLESS}; ALTER TABLE t ADD COLUMN theirs DEFAULT 2");
+    let once = rebased(&replica.conn, &theirs, 0).unwrap();
+    let twice = rebased(&once, &theirs, 0).unwrap();
+    assert_eq!(
+        read_entries(&once, 0, 99).unwrap(),
+        read_entries(&twice, 0, 99).unwrap()
+    );
+}

@@ -52,9 +52,10 @@ fn run(command: Command) -> Result<()> {
         }
     };
     let server = Server::start(&config)?;
-    // Whoever started the server may not care for its output: a closed pipe is no reason to stop.
-    let _ = writeln!(stdout, "listening on {}", server.url()).and_then(|()| stdout.flush());
-    server.wait_for_signal()?;
+    server.wait_for_signal(|| {
+        // Whoever started the server may not care for its output: a closed pipe is no reason to stop.
+        let _ = writeln!(stdout, "listening on {}", server.url()).and_then(|()| stdout.flush());
+    })?;
     server.shutdown();
     Ok(())
 }

@@ -12,8 +12,14 @@ use crate::error::{Category, Code, Error, Result};
 /// A database: a file, or memory. It may be shared between threads. Connections outlive it.
 pub struct turso_database_t {
     settings: DatabaseSettings,
-    /// Present once open. Keeps a database in memory alive while no connection exists.
-    anchor: Mutex<Option<Connection>>,
+    state: Mutex<State>,
+}
+
+enum State {
+    New,
+    Open,
+    /// Open in memory, with the connection that holds the data until somebody takes it.
+    Memory(Option<Connection>),
 }
 
 impl Handle for turso_database_t {}
@@ -53,7 +59,11 @@ impl DatabaseSettings {
             Some(other) => return Err(not_supported(&format!("vfs {other:?}"))),
         };
         Ok(DatabaseSettings {
-            path: path.to_owned(),
+            path: if in_memory {
+                ":memory:".to_owned()
+            } else {
+                path.to_owned()
+            },
             in_memory,
             read_only: config.open_flags & read_only != 0,
         })
@@ -66,20 +76,27 @@ pub(super) fn not_supported(what: &str) -> Error {
 
 impl turso_database_t {
     fn open(&self) -> Result<()> {
-        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-        if anchor.is_none() {
-            let connection = self.connection()?;
-            self.check(&connection)?;
-            *anchor = Some(connection);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*state, State::New) {
+            return Ok(());
         }
+        let connection = self.connection()?;
+        self.check(&connection)?;
+        *state = match self.settings.in_memory {
+            true => State::Memory(Some(connection)),
+            false => State::Open,
+        };
         Ok(())
     }
 
     fn connect(&self) -> Result<Connection> {
-        let anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*anchor {
-            None => Err(Error::misuse("database must be opened first")),
-            Some(_) => self.connection(),
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *state {
+            State::New => Err(Error::misuse("database must be opened first")),
+            State::Open => self.connection(),
+            State::Memory(connection) => connection
+                .take()
+                .ok_or_else(|| not_supported("a second connection to a database in memory")),
         }
     }
 
@@ -121,25 +138,16 @@ pub unsafe extern "C" fn turso_database_new(
 ) -> turso_status_code_t {
     let body = || {
         // SAFETY: the pointer rules of the header.
-        let (out, mut settings) = unsafe { (Out::new(database)?, DatabaseSettings::read(config)?) };
-        if settings.in_memory {
-            settings.path = memory_path();
-        }
+        let (out, settings) = unsafe { (Out::new(database)?, DatabaseSettings::read(config)?) };
         let handle = turso_database_t {
             settings,
-            anchor: Mutex::new(None),
+            state: Mutex::new(State::New),
         };
         out.put(handle.hand_out());
         Ok(turso_status_code_t::TURSO_OK)
     };
     // SAFETY: the pointer rules of the header.
     unsafe { status(error_opt_out, body) }
-}
-
-/// A name that all connections of one database in memory share, and no other database of the process
-/// (<https://www.sqlite.org/inmemorydb.html>, the memdb VFS).
-fn memory_path() -> String {
-    format!("file:/turso-{}?vfs=memdb", uuid::Uuid::new_v4())
 }
 
 /// Opens the database, creating the file if it does not exist. Opening an open database is fine.
@@ -160,7 +168,7 @@ pub unsafe extern "C" fn turso_database_open(
     unsafe { status(error_opt_out, body) }
 }
 
-/// Opens a connection; any number may exist. `*connection` is released with turso_connection_deinit and may outlive
+/// Opens a connection; any number may exist, but only one for a database in memory. `*connection` is released with turso_connection_deinit and may outlive
 /// the database handle.
 ///
 /// Errors: MISUSE for NULL and before turso_database_open. Threads: any.

@@ -56,7 +56,10 @@ impl Work {
             Work::Changes(op) => op.resume(),
             Work::Stats(op) => op.resume(),
         };
-        result.map_err(|e| e.context("sync engine operation failed"))
+        result.map_err(|e| {
+            tracing::debug!("operation failed: {e}");
+            e.context("sync engine operation failed")
+        })
     }
 }
 

@@ -58,8 +58,12 @@ unsafe fn read_options(config: *const turso_sync_database_config_t) -> Result<Da
         config.partial_bootstrap_strategy_prefix,
     )?;
     let query = optional(config.partial_bootstrap_strategy_query)?;
+    let of_cipher =
+        optional(config.remote_encryption_cipher)?.map_or(Ok(0), |name| reserved_bytes_of(&name))?;
     let reserved_bytes = match unsigned::<u8>("reserved_bytes", config.reserved_bytes)? {
-        0 => optional(config.remote_encryption_cipher)?.map_or(Ok(0), |name| reserved_bytes_of(&name))?,
+        // A downloaded database has its pages from the remote, as they are.
+        _ if config.bootstrap_if_empty => 0,
+        0 => of_cipher,
         given => given,
     };
     Ok(DatabaseSyncEngineOpts {

@@ -3,12 +3,17 @@
 use std::ffi::{CStr, CString};
 use std::mem::offset_of;
 use std::ptr;
+use std::sync::Mutex;
 
-use super::boundary::{Handle, catch, status, string_free, string_out, value};
+use super::boundary::{Handle, catch, exclusive, status, string_free, string_out, value};
+use super::io_item::*;
+use super::operation::*;
 use super::setup::turso_version;
 use super::sync_types::*;
 use super::types::*;
+use crate::engine::DatabaseSyncEngineStats;
 use crate::error::{Code, Error};
+use crate::io::{HttpRequest, Operation, SyncEngineIo, SyncEngineIoQueue};
 
 /// Offsets of all fields, and the size.
 macro_rules! layout {
@@ -110,4 +115,120 @@ fn the_version_is_that_of_the_package() {
     // SAFETY: a static string.
     let version = unsafe { CStr::from_ptr(turso_version()) };
     assert_eq!(version.to_str().unwrap(), env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn use_from_two_places_is_refused() {
+    let mutex = Mutex::new(());
+    let held = exclusive(&mutex).unwrap();
+    assert_eq!(exclusive(&mutex).unwrap_err().code, Code::Misuse);
+    drop(held);
+    assert!(exclusive(&mutex).is_ok());
+}
+
+#[test]
+fn stats_can_be_extracted_again_until_something_else_is_asked_for() {
+    let stats = DatabaseSyncEngineStats {
+        cdc_operations: 3,
+        revision: "r7".into(),
+        ..DatabaseSyncEngineStats::default()
+    };
+    let op = turso_sync_operation_t::new(Work::Stats(Operation::new(async { Ok(stats) }))).hand_out();
+    let mut out = std::mem::MaybeUninit::<turso_sync_stats_t>::zeroed();
+    // SAFETY: a live handle, outputs that are writable or NULL.
+    unsafe {
+        let extract = turso_sync_operation_result_extract_stats;
+        assert_eq!(extract(op, out.as_mut_ptr()), turso_status_code_t::TURSO_MISUSE);
+        assert_eq!(
+            turso_sync_operation_resume(op, ptr::null_mut()),
+            turso_status_code_t::TURSO_DONE
+        );
+        assert_eq!(extract(op, ptr::null_mut()), turso_status_code_t::TURSO_MISUSE);
+        for _ in 0..2 {
+            assert_eq!(extract(op, out.as_mut_ptr()), turso_status_code_t::TURSO_OK);
+        }
+        let mut changes = ptr::null();
+        let wrong = turso_sync_operation_result_extract_changes(op, &mut changes);
+        assert_eq!(wrong, turso_status_code_t::TURSO_MISUSE);
+        assert_eq!(extract(op, out.as_mut_ptr()), turso_status_code_t::TURSO_MISUSE);
+        let none = turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_NONE;
+        assert_eq!(turso_sync_operation_result_kind(op), none);
+        let stats = out.assume_init();
+        let revision = std::slice::from_raw_parts(stats.revision.ptr.cast::<u8>(), stats.revision.len);
+        assert_eq!((stats.cdc_operations, revision), (3, b"r7".as_slice()));
+        turso_sync_operation_deinit(op);
+    }
+}
+
+#[test]
+fn no_changes_are_a_result_once() {
+    let op = turso_sync_operation_t::new(Work::Changes(Operation::new(async { Ok(None) }))).hand_out();
+    // SAFETY: a live handle and writable outputs.
+    unsafe {
+        turso_sync_operation_resume(op, ptr::null_mut());
+        let kind = turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CHANGES;
+        assert_eq!(turso_sync_operation_result_kind(op), kind);
+        let mut changes = ptr::dangling();
+        let extract = turso_sync_operation_result_extract_changes;
+        assert_eq!(extract(op, &mut changes), turso_status_code_t::TURSO_OK);
+        assert!(changes.is_null());
+        assert_eq!(extract(op, &mut changes), turso_status_code_t::TURSO_MISUSE);
+        turso_sync_operation_deinit(op);
+    }
+}
+
+#[test]
+fn a_failure_keeps_its_code_behind_the_prefix() {
+    let failed = Operation::new(async {
+        Err(Error::new(
+            crate::error::Category::Conflict,
+            Code::Constraint,
+            "c",
+        ))
+    });
+    let op = turso_sync_operation_t::new(Work::Void(failed)).hand_out();
+    for _ in 0..2 {
+        let mut message = ptr::null();
+        // SAFETY: a live handle and a writable output; the message is freed once.
+        unsafe {
+            let code = turso_sync_operation_resume(op, &mut message);
+            assert_eq!(code, turso_status_code_t::TURSO_CONSTRAINT);
+            assert_eq!(CStr::from_ptr(message), c"sync engine operation failed: c");
+            string_free(message);
+        }
+    }
+    // SAFETY: released once.
+    unsafe { turso_sync_operation_deinit(op) };
+}
+
+#[test]
+fn a_panic_while_a_piece_is_used_fails_the_request() {
+    let queue = SyncEngineIoQueue::default();
+    let request = HttpRequest {
+        url: None,
+        method: "POST",
+        path: "/".into(),
+        headers: vec![],
+        body: vec![],
+    };
+    let io = queue.clone();
+    let sink = Box::new(|_: &[u8]| panic!("boom in sink"));
+    let mut op = Operation::new(async move { io.http(request, Some(sink)).await });
+    op.resume().unwrap();
+    let item = turso_sync_io_item_t::new(queue.take_item().unwrap()).hand_out();
+    let piece = turso_slice_ref_t {
+        ptr: b"x".as_ptr().cast(),
+        len: 1,
+    };
+    // SAFETY: a live handle, a readable slice; released once.
+    unsafe {
+        turso_sync_database_io_status(item, 200);
+        assert_eq!(
+            turso_sync_database_io_push_buffer(item, &piece),
+            turso_status_code_t::TURSO_ERROR
+        );
+        turso_sync_database_io_done(item);
+        turso_sync_database_io_item_deinit(item);
+    }
+    assert!(op.resume().unwrap_err().message.contains("boom in sink"));
 }

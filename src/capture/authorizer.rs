@@ -42,41 +42,55 @@ pub(super) struct Purpose {
     /// BEGIN, RELEASE or ROLLBACK of a savepoint.
     pub savepoint: Option<String>,
     pub attaches: bool,
+    /// PRAGMA foreign_keys with this value.
+    pub foreign_keys: Option<bool>,
+    /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
+    pub counts_changes: bool,
     temp_trigger: bool,
 }
 
 impl Purpose {
     /// Takes notice of `action`; an error is the reason why the statement is refused.
     pub fn note(&mut self, action: Action<'_>) -> Result<(), String> {
+        let first = action.first.unwrap_or("");
         match action.code {
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
+                self.counts_changes |=
+                    !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master");
+            }
             ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_ATTACH => self.attaches = true,
             ffi::SQLITE_CREATE_TEMP_TRIGGER => self.temp_trigger = true,
-            ffi::SQLITE_PRAGMA => return pragma(action.first.unwrap_or(""), action.second),
+            ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("foreign_keys") => {
+                self.foreign_keys = action.second.map(is_on);
+            }
+            ffi::SQLITE_PRAGMA => return pragma(first, action.second),
             _ => {}
         }
         if !action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main")) {
             return Ok(());
         }
         match action.code {
-            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
-                self.write(action.first.unwrap_or(""))
-            }
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => self.write(first),
             _ => self.schema_change(action),
         }
     }
 
     fn write(&self, table: &str) -> Result<(), String> {
         if is_schema_table(table) && self.temp_trigger {
-            return Err("TEMP triggers on tables of a replica are not supported, because their effects \
+            return Err(
+                "TEMP triggers on tables of a replica are not supported, because their effects \
                         could not be reproduced elsewhere; create an ordinary trigger"
-                .into());
+                    .into(),
+            );
         }
         if table.eq_ignore_ascii_case("sqlite_dbpage") {
-            return Err("sqlite_dbpage of a replica cannot be written: page writes bypass change capture; \
+            return Err(
+                "sqlite_dbpage of a replica cannot be written: page writes bypass change capture; \
                         change the rows with SQL"
-                .into());
+                    .into(),
+            );
         }
         not_ours(table)
     }
@@ -114,23 +128,41 @@ impl Purpose {
 
     /// The first action names the statement; later ones are parts of it.
     fn set_ddl(&mut self, kind: DdlKind, object: &'static str, name: &str) {
-        self.ddl.get_or_insert_with(|| Ddl { kind, object, name: name.to_owned() });
+        // ANALYZE creates such tables; they never travel.
+        if name
+            .get(..7)
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("sqlite_"))
+        {
+            return;
+        }
+        self.ddl.get_or_insert_with(|| Ddl {
+            kind,
+            object,
+            name: name.to_owned(),
+        });
     }
 }
 
 /// True for `sqlite_schema` under all its names.
 pub(super) fn is_schema_table(table: &str) -> bool {
-    ["sqlite_schema", "sqlite_master"].iter().any(|name| table.eq_ignore_ascii_case(name))
+    ["sqlite_schema", "sqlite_master"]
+        .iter()
+        .any(|name| table.eq_ignore_ascii_case(name))
 }
 
 /// True for the tables of the library.
 pub(super) fn is_reserved(table: &str) -> bool {
-    LOCAL_TABLES.iter().chain([&WATERMARK_TABLE]).any(|name| table.eq_ignore_ascii_case(name))
+    LOCAL_TABLES
+        .iter()
+        .chain([&WATERMARK_TABLE])
+        .any(|name| table.eq_ignore_ascii_case(name))
 }
 
 fn not_ours(table: &str) -> Result<(), String> {
     if is_reserved(table) {
-        return Err(format!("table {table} belongs to the sync engine and is read-only; use SELECT on it only"));
+        return Err(format!(
+            "table {table} belongs to the sync engine and is read-only; use SELECT on it only"
+        ));
     }
     Ok(())
 }
@@ -161,7 +193,15 @@ fn pragma(name: &str, value: Option<&str>) -> Result<(), String> {
         "schema_version" if value.is_some() => "the schema cookie is kept by SQLite and the sync engine",
         _ => return Ok(()),
     };
-    Err(format!("PRAGMA {name} is not allowed like this on a replica: {reason}"))
+    Err(format!(
+        "PRAGMA {name} is not allowed like this on a replica: {reason}"
+    ))
+}
+
+/// How SQLite reads the value of a boolean PRAGMA.
+fn is_on(value: &str) -> bool {
+    let words = ["on", "yes", "true", "full", "extra"];
+    words.iter().any(|w| value.eq_ignore_ascii_case(w)) || value.parse::<i64>().is_ok_and(|v| v & 0xff != 0)
 }
 
 /// `sql` without leading white space, comments and semicolons.
@@ -202,7 +242,10 @@ pub(super) fn vacuum(sql: &str) -> Option<Vacuum> {
         _ => None,
     };
     let rest = match close {
-        Some(close) => rest.get(1..).and_then(|r| r.split_once(close)).map_or("", |(_, after)| after),
+        Some(close) => rest
+            .get(1..)
+            .and_then(|r| r.split_once(close))
+            .map_or("", |(_, after)| after),
         None => rest.trim_start_matches(is_word),
     };
     let into = strip_keyword(skip_blank(rest), "INTO").is_some();
@@ -224,10 +267,21 @@ mod tests {
 
     #[test]
     fn vacuum_is_recognized_in_all_spellings() {
-        for sql in ["VACUUM", " vacuum;", "/* a */ -- b\n Vacuum main", "vacuum \"main\" ;", "vacuum/**/[main]"] {
+        for sql in [
+            "VACUUM",
+            " vacuum;",
+            "/* a */ -- b\n Vacuum main",
+            "vacuum \"main\" ;",
+            "vacuum/**/[main]",
+        ] {
             assert_eq!(vacuum(sql), Some(Vacuum::InPlace), "{sql}");
         }
-        for sql in ["VACUUM INTO 'x'", "vacuum main into ?1", "vacuum \"a b\"into 'x'", "VACUUM/**/INTO 'x'"] {
+        for sql in [
+            "VACUUM INTO 'x'",
+            "vacuum main into ?1",
+            "vacuum \"a b\"into 'x'",
+            "VACUUM/**/INTO 'x'",
+        ] {
             assert_eq!(vacuum(sql), Some(Vacuum::Into), "{sql}");
         }
         for sql in ["", "vacuums", "SELECT 'vacuum'", "-- vacuum"] {

@@ -50,10 +50,15 @@ impl Connection {
     /// Opens the database at `path`; `:memory:` without capture only. A missing file is created, unless `read_only`
     /// or `capture` is set: a replica is created by the sync engine.
     pub fn open(path: &str, options: OpenOptions) -> Result<Connection> {
-        let access = match (options.read_only, options.capture) {
-            (true, _) => ffi::SQLITE_OPEN_READONLY,
-            (false, true) => ffi::SQLITE_OPEN_READWRITE,
-            (false, false) => ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE,
+        if options.capture && !std::path::Path::new(path).exists() {
+            return Err(refused(
+                "there is no such replica; create it through the sync engine",
+            ));
+        }
+        // Without CREATE, ATTACH could not create databases either.
+        let access = match options.read_only {
+            true => ffi::SQLITE_OPEN_READONLY,
+            false => ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE,
         };
         let db = Db::open(path, access | ffi::SQLITE_OPEN_FULLMUTEX)?;
         // Kept here until the connection is closed or has taken it over: callbacks point to it.
@@ -73,7 +78,9 @@ impl Connection {
             has_dropped: AtomicBool::new(false),
             observer: options.observer,
         };
-        Ok(Connection { shared: Arc::new(shared) })
+        Ok(Connection {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Prepares the first statement of `sql`: the statement and the byte offset behind it, or `None` if there is
@@ -104,12 +111,16 @@ impl Connection {
 
     /// True outside a transaction that the user began; false when closed.
     pub fn is_autocommit(&self) -> bool {
-        self.shared.with(|session| Ok(session.is_autocommit())).unwrap_or(false)
+        self.shared
+            .with(|session| Ok(session.is_autocommit()))
+            .unwrap_or(false)
     }
 
     /// Rowid of the last row that the user's statements inserted.
     pub fn last_insert_rowid(&self) -> i64 {
-        self.shared.with(|session| Ok(session.db().last_insert_rowid())).unwrap_or(0)
+        self.shared
+            .with(|session| Ok(session.db().last_insert_rowid()))
+            .unwrap_or(0)
     }
 
     /// Interrupts the statement that runs in another thread. Allowed from any thread at any time.
@@ -135,7 +146,9 @@ fn set_up(db: Db, options: &OpenOptions, state: &Arc<HookState>) -> Result<Sessi
         db.set_busy_timeout(DEFAULT_BUSY_TIMEOUT.as_millis() as i32);
         check_is_replica(db)?;
         if !options.read_only && pragma(db, "PRAGMA main.journal_mode = wal")? != "wal" {
-            return Err(refused("the file cannot be switched to WAL mode, which sync needs"));
+            return Err(refused(
+                "the file cannot be switched to WAL mode, which sync needs",
+            ));
         }
         db.configure(ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         db.execute("PRAGMA synchronous = NORMAL")?;
@@ -154,7 +167,9 @@ fn check_is_replica(db: Db) -> Result<()> {
     );
     let mut count = db.prepare(&sql)?;
     if !count.step()? || count.integer(0) != LOCAL_TABLES.len() as i64 {
-        return Err(refused("the file is not a replica; open it through the sync engine"));
+        return Err(refused(
+            "the file is not a replica; open it through the sync engine",
+        ));
     }
     drop(count);
     if pragma(db, "PRAGMA encoding")? != "UTF-8" {
@@ -165,7 +180,11 @@ fn check_is_replica(db: Db) -> Result<()> {
 
 fn pragma(db: Db, sql: &str) -> Result<String> {
     let mut statement = db.prepare(sql)?;
-    Ok(if statement.step()? { statement.text(0) } else { String::new() })
+    Ok(if statement.step()? {
+        statement.text(0)
+    } else {
+        String::new()
+    })
 }
 
 fn refused(reason: &str) -> Error {
@@ -225,12 +244,15 @@ impl Drop for Guard<'_> {
 impl Shared {
     /// Never waits: `None` if another thread uses the connection.
     fn try_lock(&self) -> Option<Guard<'_>> {
-        let free = self.busy.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
+        let free = self
+            .busy
+            .compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
         free.is_ok().then_some(Guard(self))
     }
 
     fn guard(&self) -> Result<Guard<'_>> {
-        self.try_lock().ok_or_else(|| Error::misuse("concurrent use forbidden"))
+        self.try_lock()
+            .ok_or_else(|| Error::misuse("concurrent use forbidden"))
     }
 
     /// Runs `f` on the session, and tells the observer afterwards.

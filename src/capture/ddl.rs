@@ -38,7 +38,8 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Reads the schema as the connection sees it now.
     pub fn take(db: Db) -> Result<Snapshot> {
-        let mut rows = db.prepare("SELECT rowid, type, name, tbl_name, rootpage, sql FROM main.sqlite_schema")?;
+        let mut rows =
+            db.prepare("SELECT rowid, type, name, tbl_name, rootpage, sql FROM main.sqlite_schema")?;
         let mut objects = HashMap::new();
         while rows.step()? {
             let mut values = rows.row();
@@ -50,7 +51,9 @@ impl Snapshot {
 
     fn find(&self, object: &str, name: &str) -> Option<(i64, &Object)> {
         let mut objects = self.objects.iter();
-        objects.find(|(_, o)| o.is(object, name)).map(|(rowid, o)| (*rowid, o))
+        objects
+            .find(|(_, o)| o.is(object, name))
+            .map(|(rowid, o)| (*rowid, o))
     }
 
     /// The object of `ddl` if `other` does not have it.
@@ -83,7 +86,10 @@ impl Finished<'_> {
                     return Ok(());
                 };
                 let record = record::encode(&object.values);
-                log.write(&LogRow { after: Some(&record), ..schema_row(ChangeType::Insert) })?;
+                log.write(&LogRow {
+                    after: Some(&record),
+                    ..schema_row(ChangeType::Insert)
+                })?;
                 if self.ddl.kind == DdlKind::CreateTable {
                     write_initial_rows(db, log, &object.text(1))?;
                 }
@@ -94,7 +100,10 @@ impl Finished<'_> {
                     return Ok(());
                 };
                 let record = record::encode(&object.values);
-                log.write(&LogRow { before: Some(&record), ..schema_row(ChangeType::Delete) })
+                log.write(&LogRow {
+                    before: Some(&record),
+                    ..schema_row(ChangeType::Delete)
+                })
             }
             DdlKind::Alter => self.write_alter(log),
         }
@@ -121,7 +130,15 @@ impl Finished<'_> {
 }
 
 fn schema_row(change_type: ChangeType) -> LogRow<'static> {
-    LogRow { change_type, table: SCHEMA_TABLE, rowid: 0, before: None, after: None, updates: None, depth: 0 }
+    LogRow {
+        change_type,
+        table: SCHEMA_TABLE,
+        rowid: 0,
+        before: None,
+        after: None,
+        updates: None,
+        depth: 0,
+    }
 }
 
 /// The preupdate hook is silent about the rows of CREATE TABLE AS SELECT.
@@ -130,8 +147,11 @@ fn write_initial_rows(db: Db, log: &mut LogWriter, table: &str) -> Result<()> {
     let Some(rowid) = info.rowid_name().filter(|_| !info.without_rowid) else {
         return Ok(());
     };
-    let mut rows =
-        db.prepare(&format!("SELECT {rowid}, {} FROM main.{}", info.select_list(), quoted(table)))?;
+    let mut rows = db.prepare(&format!(
+        "SELECT {rowid}, {} FROM main.{}",
+        info.select_list(),
+        quoted(table)
+    ))?;
     while rows.step()? {
         let mut values = rows.row();
         values.remove(0);

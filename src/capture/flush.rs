@@ -60,7 +60,8 @@ impl LogWriter {
     pub fn new(db: Db) -> Result<LogWriter> {
         Ok(LogWriter {
             db,
-            insert: db.prepare("INSERT INTO main.turso_cdc VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?,
+            insert: db
+                .prepare("INSERT INTO main.turso_cdc VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?,
             last_id: db.prepare(
                 "SELECT max(ifnull((SELECT max(change_id) FROM main.turso_cdc), 0),
                    ifnull((SELECT value FROM main.turso_sync_local WHERE name = 'change_floor'), 0))",
@@ -86,8 +87,15 @@ impl LogWriter {
         let next_change = read_integer(&mut self.last_id)? + 1;
         let cookie = read_integer(&mut self.cookie)?;
         self.tables.validate(cookie);
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64);
-        let transaction = Transaction { id: next_change, next_change, time, shadow_depth: None };
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |t| t.as_secs() as i64);
+        let transaction = Transaction {
+            id: next_change,
+            next_change,
+            time,
+            shadow_depth: None,
+        };
         self.transaction = Some(transaction);
         Ok(transaction)
     }
@@ -125,12 +133,23 @@ impl LogWriter {
         self.transaction()?;
         let mut infos = Vec::new();
         for table in buffer.tables() {
-            infos.push(if wanted(table) { Some(self.tables.get(self.db, table)?) } else { None });
+            infos.push(if wanted(table) {
+                Some(self.tables.get(self.db, table)?)
+            } else {
+                None
+            });
         }
         let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
-        let ordinary = buffer.changes().iter().filter(|c| info_of(c).is_some_and(|info| !info.shadow));
+        let ordinary = buffer
+            .changes()
+            .iter()
+            .filter(|c| info_of(c).is_some_and(|info| !info.shadow));
         let smallest = ordinary.map(|change| change.depth).min();
-        let base = if depth == Depth::FromSmallest { smallest.unwrap_or(0) } else { 0 };
+        let base = if depth == Depth::FromSmallest {
+            smallest.unwrap_or(0)
+        } else {
+            0
+        };
         for change in buffer.changes() {
             let Some(info) = info_of(change) else { continue };
             let depth = if info.shadow {
@@ -187,8 +206,18 @@ impl LogWriter {
             && info.rowid_column.is_none();
         let result = match change.op {
             RowOp::Update if moved => self
-                .write(&LogRow { change_type: ChangeType::Delete, before: Some(&before), ..row })
-                .and_then(|()| self.write(&LogRow { after: Some(&after), rowid: change.new_rowid, ..row })),
+                .write(&LogRow {
+                    change_type: ChangeType::Delete,
+                    before: Some(&before),
+                    ..row
+                })
+                .and_then(|()| {
+                    self.write(&LogRow {
+                        after: Some(&after),
+                        rowid: change.new_rowid,
+                        ..row
+                    })
+                }),
             RowOp::Update => {
                 updates.clear();
                 self.updates_record(buffer, change, info, &mut updates);
@@ -200,10 +229,16 @@ impl LogWriter {
                     ..row
                 })
             }
-            RowOp::Insert => self.write(&LogRow { after: Some(&after), rowid: new_rowid(change, info), ..row }),
-            RowOp::Delete => {
-                self.write(&LogRow { change_type: ChangeType::Delete, before: Some(&before), ..row })
-            }
+            RowOp::Insert => self.write(&LogRow {
+                after: Some(&after),
+                rowid: new_rowid(change, info),
+                ..row
+            }),
+            RowOp::Delete => self.write(&LogRow {
+                change_type: ChangeType::Delete,
+                before: Some(&before),
+                ..row
+            }),
         };
         self.records = [before, after, updates];
         result
@@ -213,7 +248,10 @@ impl LogWriter {
         let (Some(old), Some(new)) = (&change.old, &change.new) else {
             return;
         };
-        let pairs = || info.visible(buffer.cells(old)).zip(info.visible(buffer.cells(new)));
+        let pairs = || {
+            info.visible(buffer.cells(old))
+                .zip(info.visible(buffer.cells(new)))
+        };
         for (old, new) in pairs() {
             self.builder.integer(i64::from(!buffer.same(old, new)));
         }

@@ -64,12 +64,29 @@ impl Counters {
         db.total_changes() - self.internal_total.get()
     }
 
+    /// A statement has ended that counts changes: SQLite's figure is the user's.
+    pub fn counted(&self) {
+        self.hidden.set(None);
+    }
+
+    /// The user's figure is `users`, whatever SQLite's is.
+    pub fn report(&self, db: Db, users: i64) {
+        self.hidden.set(Some(((db.changes(), db.total_changes()), users)));
+    }
+
+    /// A statement that had counted `changes` was undone because its commit failed: SQLite reports 0 then.
+    pub fn forget(&self, db: Db, changes: i64) {
+        self.internal_total.set(self.internal_total.get() + changes);
+        self.report(db, 0);
+    }
+
     /// Runs log writes so that the user's counters and last rowid do not show them.
     pub fn hiding<T>(&self, db: Db, write: impl FnOnce() -> T) -> T {
         let (changes, total, rowid) = (self.changes(db), db.total_changes(), db.last_insert_rowid());
         let result = write();
-        self.internal_total.set(self.internal_total.get() + db.total_changes() - total);
-        self.hidden.set(Some(((db.changes(), db.total_changes()), changes)));
+        self.internal_total
+            .set(self.internal_total.get() + db.total_changes() - total);
+        self.report(db, changes);
         db.set_last_insert_rowid(rowid);
         result
     }
@@ -160,7 +177,12 @@ unsafe extern "C" fn on_authorize(
     let verdict = match code {
         ffi::SQLITE_READ | ffi::SQLITE_SELECT | ffi::SQLITE_FUNCTION => Ok(()),
         ffi::SQLITE_ALTER_TABLE => purpose.note_alter(first, second),
-        _ => purpose.note(Action { code, first, second, schema }),
+        _ => purpose.note(Action {
+            code,
+            first,
+            second,
+            schema,
+        }),
     };
     match verdict {
         Ok(()) => ffi::SQLITE_OK,
@@ -255,16 +277,31 @@ unsafe extern "C" fn on_preupdate(
             (op != RowOp::Delete).then(|| read_row(db, &mut buffer, sqlite3_preupdate_new)),
         )
     };
-    buffer.push_change(RowChange { op, table, depth, old_rowid, new_rowid, old, new });
+    buffer.push_change(RowChange {
+        op,
+        table,
+        depth,
+        old_rowid,
+        new_rowid,
+        old,
+        new,
+    });
 }
 
 /// SQLite's own tables and ours are not captured.
 fn is_captured(table: &[u8]) -> bool {
-    let starts = |prefix: &[u8]| table.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix));
+    let starts = |prefix: &[u8]| {
+        table
+            .get(..prefix.len())
+            .is_some_and(|t| t.eq_ignore_ascii_case(prefix))
+    };
     if starts(b"sqlite_") {
         return false;
     }
-    !(starts(b"turso_") && LOCAL_TABLES.iter().any(|t| table.eq_ignore_ascii_case(t.as_bytes())))
+    !(starts(b"turso_")
+        && LOCAL_TABLES
+            .iter()
+            .any(|t| table.eq_ignore_ascii_case(t.as_bytes())))
 }
 
 type Getter = unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
@@ -309,8 +346,16 @@ unsafe fn read_value(buffer: &mut Buffer, value: *mut ffi::sqlite3_value) {
                 if start.is_null() && len > 0 {
                     return buffer.fail();
                 }
-                let bytes = if len == 0 { &[] } else { std::slice::from_raw_parts(start, len) };
-                if kind == ffi::SQLITE_TEXT { buffer.push_text(bytes) } else { buffer.push_blob(bytes) }
+                let bytes = if len == 0 {
+                    &[]
+                } else {
+                    std::slice::from_raw_parts(start, len)
+                };
+                if kind == ffi::SQLITE_TEXT {
+                    buffer.push_text(bytes)
+                } else {
+                    buffer.push_blob(bytes)
+                }
             }
         }
     }

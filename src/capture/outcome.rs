@@ -31,10 +31,15 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
     let mut rows: HashMap<(usize, Key), Net> = HashMap::new();
     for change in buffer.changes() {
         let info = tables.get(db, buffer.table(change.table))?;
-        let (before, after) = (image(buffer, &info, &change.old), image(buffer, &info, &change.new));
+        let (before, after) = (
+            image(buffer, &info, &change.old),
+            image(buffer, &info, &change.new),
+        );
         let (old_key, new_key) = keys(buffer, &info, change);
         if let Some(key) = old_key {
-            let net = rows.entry((change.table, key)).or_insert_with(|| Net { before, after: None });
+            let net = rows
+                .entry((change.table, key))
+                .or_insert_with(|| Net { before, after: None });
             net.after = None;
         }
         if let Some(key) = new_key {
@@ -91,7 +96,12 @@ fn keys(buffer: &Buffer, info: &TableInfo, change: &RowChange) -> (Option<Key>, 
 
 /// The row's present image: `None` if SQL cannot reach it, `Some(None)` if there is no such row.
 fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Option<Vec<u8>>>> {
-    let keys = info.columns.iter().filter(|c| c.key > 0).map(|c| quoted(&c.name)).collect::<Vec<_>>();
+    let keys = info
+        .columns
+        .iter()
+        .filter(|c| c.key > 0)
+        .map(|c| quoted(&c.name))
+        .collect::<Vec<_>>();
     let (names, values) = match key {
         Key::Rowid(rowid) => match info.rowid_name() {
             Some(name) => (vec![name], vec![Value::Integer(*rowid)]),
@@ -99,7 +109,10 @@ fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Op
         },
         Key::Primary(record) => (keys, record::decode(record)?),
     };
-    let terms = names.iter().enumerate().map(|(i, name)| format!("{name} = ?{}", i + 1));
+    let terms = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| format!("{name} = ?{}", i + 1));
     let sql = format!(
         "SELECT {}, {} FROM main.{} WHERE {}",
         names.join(", "),

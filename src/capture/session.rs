@@ -37,6 +37,7 @@ pub(super) struct Slot {
     statement: Option<RawStatement>,
     kind: Kind,
     ddl: Option<Ddl>,
+    counts_changes: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
     /// Between its first step and its end.
@@ -78,8 +79,18 @@ fn closed_statement() -> Error {
 impl Session {
     /// Takes over an open connection. With capture the hooks must be installed with `hooks`.
     pub fn new(db: Db, hooks: Arc<HookState>, capture: bool) -> Result<Session> {
-        let capture = if capture { Some(hooks.as_internal(|| Capture::new(db))?) } else { None };
-        Ok(Session { slots: Vec::new(), active: 0, capture, hooks, db })
+        let capture = if capture {
+            Some(hooks.as_internal(|| Capture::new(db))?)
+        } else {
+            None
+        };
+        Ok(Session {
+            slots: Vec::new(),
+            active: 0,
+            capture,
+            hooks,
+            db,
+        })
     }
 
     /// The connection.
@@ -101,9 +112,17 @@ impl Session {
         };
         let purpose = self.hooks.purpose.take();
         let kind = self.kind(&statement, &purpose)?;
+        // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
+        if let (Some(on), true) = (
+            purpose.foreign_keys,
+            self.capture.as_ref().is_some_and(|c| c.implicit),
+        ) {
+            self.db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
+        }
         let slot = Slot {
             statement: Some(statement),
             kind,
+            counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
             schema: None,
             active: false,
@@ -151,15 +170,19 @@ impl Session {
     /// An error of SQLite with the authorizer's reason, if it was the authorizer.
     fn explained(&self, error: Error) -> Error {
         match self.hooks.refusal.take() {
-            Some(reason) if error.sqlite_code.is_some_and(|c| c & 0xff == ffi::SQLITE_AUTH) => {
-                Error { sqlite_code: error.sqlite_code, ..refused(reason) }
-            }
+            Some(reason) if error.sqlite_code.is_some_and(|c| c & 0xff == ffi::SQLITE_AUTH) => Error {
+                sqlite_code: error.sqlite_code,
+                ..refused(reason)
+            },
             _ => error,
         }
     }
 
     fn slot(&mut self, id: usize) -> Result<&mut Slot> {
-        self.slots.get_mut(id).and_then(Option::as_mut).ok_or_else(closed_statement)
+        self.slots
+            .get_mut(id)
+            .and_then(Option::as_mut)
+            .ok_or_else(closed_statement)
     }
 
     /// The statement in slot `id`.
@@ -193,23 +216,43 @@ impl Session {
             return Ok(Step::Done);
         }
         let total = self.db.total_changes();
+        let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
             Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
             Err(e) => Err(e),
         };
+        let counted = self.counted_since(total);
         let row = match outcome {
             Ok(row) => row,
-            Err(error) => return Err(self.failed(id, kind, error)),
+            Err(error) => return Err(self.failed(id, kind, error, counted)),
         };
-        if !row {
-            let changed = self.db.total_changes() != total;
-            let changes = if changed { self.db.changes() } else { 0 };
-            let slot = self.slot(id)?;
-            slot.changes = if slot.ddl.is_some() { 0 } else { changes };
+        if row {
+            // Only the end of a statement counts; triggers leave SQLite's figure in between.
+            self.hooks.counters.report(self.db, users_changes);
+        } else {
+            self.note_counted(id);
         }
+        let slot = self.slot(id)?;
+        slot.changes = if row || slot.ddl.is_some() { 0 } else { counted };
         self.set_active(id, row)?;
-        self.after_step(id, kind, row)?;
+        self.after_step(id, kind, row, counted)?;
         Ok(if row { Step::Row } else { Step::Done })
+    }
+
+    /// Statement `id` has ended: if it counts changes, SQLite's figure is the user's again.
+    fn note_counted(&mut self, id: usize) {
+        if self.slot(id).is_ok_and(|slot| slot.counts_changes) {
+            self.hooks.counters.counted();
+        }
+    }
+
+    /// Changes that a statement counted when it ended, if it has ended since the total was `total`.
+    fn counted_since(&self, total: i64) -> i64 {
+        if self.db.total_changes() != total {
+            self.db.changes()
+        } else {
+            0
+        }
     }
 
     fn set_active(&mut self, id: usize, active: bool) -> Result<()> {
@@ -226,6 +269,11 @@ impl Session {
             return Ok(false);
         };
         let verb = match kind {
+            // SQLite refuses BEGIN, too, while a running statement's transaction has broken references.
+            Kind::Begin if self.db.has_broken_references() => {
+                let code = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
+                return Err(Error::sqlite(code, "FOREIGN KEY constraint failed"));
+            }
             Kind::Begin => {
                 capture.implicit = false;
                 return Ok(true);
@@ -235,7 +283,10 @@ impl Session {
             _ => return Ok(false),
         };
         // What SQLite says in autocommit mode.
-        Err(Error::sqlite(ffi::SQLITE_ERROR, format!("cannot {verb} - no transaction is active")))
+        Err(Error::sqlite(
+            ffi::SQLITE_ERROR,
+            format!("cannot {verb} - no transaction is active"),
+        ))
     }
 
     fn before_step(&mut self, id: usize, kind: Kind) -> Result<()> {
@@ -271,7 +322,7 @@ impl Session {
         Ok(())
     }
 
-    fn after_step(&mut self, id: usize, kind: Kind, row: bool) -> Result<()> {
+    fn after_step(&mut self, id: usize, kind: Kind, row: bool, counted: i64) -> Result<()> {
         if self.capture.is_none() {
             return Ok(());
         }
@@ -279,7 +330,7 @@ impl Session {
             return Err(self.roll_back(id, error));
         }
         match kind {
-            Kind::Write if !row => self.writer_ended(true)?,
+            Kind::Write if !row => self.writer_ended(true, counted)?,
             Kind::Attach if !row => self.refuse_own_file()?,
             Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
             _ => {}
@@ -321,20 +372,40 @@ impl Session {
         let mut buffer = hooks.buffer.take();
         let write = || {
             if buffer.has_failed() {
-                return Err(Error::sqlite(ffi::SQLITE_NOMEM, "out of memory while capturing a change"));
+                return Err(Error::sqlite(
+                    ffi::SQLITE_NOMEM,
+                    "out of memory while capturing a change",
+                ));
             }
             match (before, slot) {
-                (Some(before), Some(Slot { ddl: Some(ddl), statement: Some(statement), .. })) => {
+                (
+                    Some(before),
+                    Some(Slot {
+                        ddl: Some(ddl),
+                        statement: Some(statement),
+                        ..
+                    }),
+                ) => {
                     capture.log.tables.clear();
                     let after = &Snapshot::take(db)?;
                     let sql = &statement.sql();
-                    let finished = Finished { ddl, before: &before, after, sql };
-                    capture.log.write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
+                    let finished = Finished {
+                        ddl,
+                        before: &before,
+                        after,
+                        sql,
+                    };
+                    capture
+                        .log
+                        .write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
                     finished.write(db, &mut capture.log)
                 }
-                (_, Some(Slot { kind: Kind::Write, .. })) => {
-                    capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true)
-                }
+                (
+                    _,
+                    Some(Slot {
+                        kind: Kind::Write, ..
+                    }),
+                ) => capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true),
                 // SAVEPOINT and COMMIT change nothing themselves.
                 _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
             }
@@ -359,8 +430,8 @@ impl Session {
         self.flush(None, false)
     }
 
-    /// A write statement has ended; the last one ends the implicit transaction.
-    fn writer_ended(&mut self, keep: bool) -> Result<()> {
+    /// A write statement has ended, having counted some changes; the last one ends the implicit transaction.
+    fn writer_ended(&mut self, keep: bool, counted: i64) -> Result<()> {
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -368,11 +439,18 @@ impl Session {
         if !capture.implicit || capture.writers > 0 {
             return Ok(());
         }
-        let mut result = if keep { self.settle_virtual_tables() } else { Ok(()) };
+        let mut result = if keep {
+            self.settle_virtual_tables()
+        } else {
+            Ok(())
+        };
         let hooks = Arc::clone(&self.hooks);
         if let Some(capture) = self.capture.as_mut() {
             if keep && result.is_ok() {
                 result = hooks.as_internal(|| capture.commit.run());
+                if result.is_err() {
+                    hooks.counters.forget(self.db, counted);
+                }
             }
             if !self.db.autocommit() {
                 hooks.buffer.borrow_mut().clear();
@@ -385,8 +463,11 @@ impl Session {
     }
 
     /// A step failed: keeps or drops the buffered changes as SQLite did, and returns the error to report.
-    fn failed(&mut self, id: usize, kind: Kind, error: Error) -> Error {
+    fn failed(&mut self, id: usize, kind: Kind, error: Error, counted: i64) -> Error {
         let was_active = self.slot(id).is_ok_and(|slot| slot.active);
+        if was_active {
+            self.note_counted(id);
+        }
         let _ = self.set_active(id, false);
         let is_ddl = self.slot(id).is_ok_and(|slot| slot.schema.take().is_some());
         if self.capture.is_none() {
@@ -396,7 +477,11 @@ impl Session {
             Ok(kept) => kept,
             Err(error) => return self.roll_back(id, error),
         };
-        let ended = if kind == Kind::Write && was_active { self.writer_ended(kept) } else { Ok(()) };
+        let ended = if kind == Kind::Write && was_active {
+            self.writer_ended(kept, counted)
+        } else {
+            Ok(())
+        };
         self.note_transaction_end();
         ended.err().unwrap_or(error)
     }
@@ -447,7 +532,9 @@ impl Session {
     /// Back to the start. Ends a run as SQLite does: what it has changed so far stays.
     pub fn reset(&mut self, id: usize) -> Result<()> {
         let was_active = self.slot(id)?.active;
+        let total = self.db.total_changes();
         let result = self.statement(id)?.reset();
+        let counted = self.counted_since(total);
         self.set_active(id, false)?;
         let slot = self.slot(id)?;
         slot.schema = None;
@@ -456,8 +543,14 @@ impl Session {
             // SQLite repeats the error of the last step here; it has been reported.
             return Ok(());
         }
+        self.note_counted(id);
         let flushed = self.flush(Some(id), false);
-        let ended = if writes { self.writer_ended(result.is_ok() && flushed.is_ok()) } else { Ok(()) };
+        let keep = result.is_ok() && flushed.is_ok();
+        let ended = if writes {
+            self.writer_ended(keep, counted)
+        } else {
+            Ok(())
+        };
         self.note_transaction_end();
         result.and(flushed).and(ended)
     }

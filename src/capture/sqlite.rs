@@ -45,12 +45,21 @@ impl Db {
     /// Opens `path` with `SQLITE_OPEN_*` flags; extended result codes are on.
     pub fn open(path: &str, flags: c_int) -> Result<Db> {
         // A path is a path: this prefix keeps SQLite from reading it as a URI.
-        let path = if path.starts_with("file:") { format!("./{path}") } else { path.to_owned() };
+        let path = if path.starts_with("file:") {
+            format!("./{path}")
+        } else {
+            path.to_owned()
+        };
         let path = CString::new(path).map_err(|_| Error::misuse("path contains a NUL byte"))?;
         let mut raw = ptr::null_mut();
         // SAFETY: `path` is NUL-terminated, `raw` receives the handle, which is closed below if opening failed.
         let rc = unsafe {
-            ffi::sqlite3_open_v2(path.as_ptr(), &mut raw, flags | ffi::SQLITE_OPEN_EXRESCODE, ptr::null())
+            ffi::sqlite3_open_v2(
+                path.as_ptr(),
+                &mut raw,
+                flags | ffi::SQLITE_OPEN_EXRESCODE,
+                ptr::null(),
+            )
         };
         let db = Db(raw);
         if rc != ffi::SQLITE_OK {
@@ -92,6 +101,22 @@ impl Db {
         unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
     }
 
+    /// True if a deferred foreign key is violated at the moment.
+    pub fn has_broken_references(self) -> bool {
+        let (mut current, mut highest) = (0, 0);
+        // SAFETY: the handle is open, both results are out parameters.
+        unsafe {
+            ffi::sqlite3_db_status(
+                self.0,
+                ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
+                &mut current,
+                &mut highest,
+                0,
+            );
+        }
+        current != 0
+    }
+
     /// Rows changed by the last statement, SQLite's own figure.
     pub fn changes(self) -> i64 {
         // SAFETY: the handle is open.
@@ -125,10 +150,12 @@ impl Db {
     /// Sets one of the boolean `SQLITE_DBCONFIG_*` switches.
     pub fn configure(self, option: c_int, on: bool) -> Result<()> {
         // SAFETY: the boolean options take an int and a pointer that may be NULL.
-        let rc = unsafe {
-            ffi::sqlite3_db_config(self.0, option, c_int::from(on), ptr::null_mut::<c_int>())
-        };
-        if rc == ffi::SQLITE_OK { Ok(()) } else { Err(self.error(rc)) }
+        let rc = unsafe { ffi::sqlite3_db_config(self.0, option, c_int::from(on), ptr::null_mut::<c_int>()) };
+        if rc == ffi::SQLITE_OK {
+            Ok(())
+        } else {
+            Err(self.error(rc))
+        }
     }
 
     /// Prepares the first statement of `sql`: the statement, if there is one, and the offset behind it.
@@ -141,8 +168,16 @@ impl Db {
         if rc != ffi::SQLITE_OK {
             return Err(self.error(rc));
         }
-        let used = if tail.is_null() { sql.len() } else { tail as usize - start as usize };
-        let statement = if raw.is_null() { None } else { Some(RawStatement { db: self, raw }) };
+        let used = if tail.is_null() {
+            sql.len()
+        } else {
+            tail as usize - start as usize
+        };
+        let statement = if raw.is_null() {
+            None
+        } else {
+            Some(RawStatement { db: self, raw })
+        };
         Ok((statement, used.min(sql.len())))
     }
 
@@ -222,7 +257,11 @@ impl RawStatement {
 
     /// Turns the result code of a bind into a result.
     pub fn check(&self, rc: c_int) -> Result<()> {
-        if rc == ffi::SQLITE_OK { Ok(()) } else { Err(self.db.error(rc)) }
+        if rc == ffi::SQLITE_OK {
+            Ok(())
+        } else {
+            Err(self.db.error(rc))
+        }
     }
 
     /// Binds an integer.
@@ -341,7 +380,11 @@ impl RawStatement {
                 _ => ffi::sqlite3_column_blob(self.raw, i).cast(),
             };
             let len = ffi::sqlite3_column_bytes(self.raw, i);
-            if start.is_null() { &[] } else { std::slice::from_raw_parts(start, len.max(0) as usize) }
+            if start.is_null() {
+                &[]
+            } else {
+                std::slice::from_raw_parts(start, len.max(0) as usize)
+            }
         }
     }
 

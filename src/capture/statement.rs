@@ -40,7 +40,11 @@ pub struct Statement {
 
 impl Statement {
     pub(super) fn new(shared: Arc<Shared>, slot: usize) -> Statement {
-        Statement { shared, slot, bytes: Vec::new() }
+        Statement {
+            shared,
+            slot,
+            bytes: Vec::new(),
+        }
     }
 
     /// Runs to the next row or to the end. A step after the end starts anew.
@@ -49,7 +53,11 @@ impl Statement {
         let slot = self.slot;
         let (step, columns) = self.shared.with(|session| {
             let step = session.step(slot)?;
-            let columns = if step == Step::Row { session.statement(slot)?.column_count() } else { 0 };
+            let columns = if step == Step::Row {
+                session.statement(slot)?.column_count()
+            } else {
+                0
+            };
             Ok((step, usize::try_from(columns).unwrap_or(0)))
         })?;
         self.bytes.resize_with(columns, OnceLock::new);
@@ -84,12 +92,15 @@ impl Statement {
 
     /// Rows that the last run changed.
     pub fn changes(&self) -> i64 {
-        self.shared.with(|session| Ok(session.changes(self.slot))).unwrap_or(0)
+        self.shared
+            .with(|session| Ok(session.changes(self.slot)))
+            .unwrap_or(0)
     }
 
     /// Number of columns; 0 after finalize.
     pub fn column_count(&self) -> usize {
-        self.read(|statement| usize::try_from(statement.column_count()).ok()).unwrap_or(0)
+        self.read(|statement| usize::try_from(statement.column_count()).ok())
+            .unwrap_or(0)
     }
 
     /// Name of column `i` (from 0).
@@ -154,7 +165,8 @@ impl Statement {
     /// Number of parameters (the largest index).
     pub fn parameter_count(&self) -> usize {
         // SAFETY: the statement is alive.
-        let count = self.read(|s| usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(s.raw()) }).ok());
+        let count =
+            self.read(|s| usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(s.raw()) }).ok());
         count.unwrap_or(0)
     }
 
@@ -212,7 +224,10 @@ impl Statement {
 
     /// `None` if the statement is gone or another thread uses the connection.
     fn read<T>(&self, f: impl FnOnce(&RawStatement) -> Option<T>) -> Option<T> {
-        self.shared.with(|session| Ok(f(session.statement(self.slot)?))).ok().flatten()
+        self.shared
+            .with(|session| Ok(f(session.statement(self.slot)?)))
+            .ok()
+            .flatten()
     }
 
     fn read_value<T>(&self, i: usize, f: impl FnOnce(&RawStatement, c_int) -> Option<T>) -> Option<T> {
@@ -222,7 +237,11 @@ impl Statement {
                 return Ok(None);
             }
             let statement = session.statement(self.slot)?;
-            Ok(if i < statement.column_count() { f(statement, i) } else { None })
+            Ok(if i < statement.column_count() {
+                f(statement, i)
+            } else {
+                None
+            })
         });
         value.ok().flatten()
     }

@@ -81,10 +81,12 @@ impl TableInfo {
 
     /// All stored cells of `row`, generated ones too, with reals as reals.
     pub fn real_cells<'a>(&'a self, row: &'a [Cell]) -> impl Iterator<Item = Cell> + 'a {
-        row.iter().enumerate().map(move |(i, &cell)| match (self.columns.get(i), cell) {
-            (Some(column), Cell::Integer(v)) if column.real => Cell::Real((v as f64).to_bits()),
-            _ => cell,
-        })
+        row.iter()
+            .enumerate()
+            .map(move |(i, &cell)| match (self.columns.get(i), cell) {
+                (Some(column), Cell::Integer(v)) if column.real => Cell::Real((v as f64).to_bits()),
+                _ => cell,
+            })
     }
 
     /// Appends the record of `row` to `out`.
@@ -101,12 +103,19 @@ impl TableInfo {
             return Some(quoted(column));
         }
         let free = |alias: &&str| !self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
-        ["rowid", "_rowid_", "oid"].into_iter().find(free).map(str::to_owned)
+        ["rowid", "_rowid_", "oid"]
+            .into_iter()
+            .find(free)
+            .map(str::to_owned)
     }
 
     /// The columns of a record as a SELECT list.
     pub fn select_list(&self) -> String {
-        let names = self.columns.iter().filter(|c| !c.generated).map(|c| quoted(&c.name));
+        let names = self
+            .columns
+            .iter()
+            .filter(|c| !c.generated)
+            .map(|c| quoted(&c.name));
         names.collect::<Vec<_>>().join(", ")
     }
 }
@@ -160,7 +169,15 @@ mod tests {
         for real in ["REAL", "double precision", "Float", "floating real"] {
             assert!(has_real_affinity(real), "{real}");
         }
-        for other in ["", "INTEGER", "FLOATING POINT", "TEXT", "NUMERIC", "CHARFLOAT", "REALBLOB"] {
+        for other in [
+            "",
+            "INTEGER",
+            "FLOATING POINT",
+            "TEXT",
+            "NUMERIC",
+            "CHARFLOAT",
+            "REALBLOB",
+        ] {
             assert!(!has_real_affinity(other), "{other}");
         }
     }

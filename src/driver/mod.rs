@@ -117,7 +117,9 @@ impl Client {
         let url = self.url(http)?;
         let explain = |e: String| format!("{} {}: {e}", http.method, without_secrets(&url));
         let response = self.send(http, &url).map_err(explain)?;
-        item.status(response.status().as_u16());
+        let status = response.status().as_u16();
+        tracing::debug!("{} {}: status {status}", http.method, without_secrets(&url));
+        item.status(status);
         pass_on(response, item).map_err(explain)
     }
 

@@ -19,7 +19,6 @@ pub struct PipelineRequest {
     #[serde(default)]
     pub baton: Option<String>,
     /// What to do, in order.
-    #[serde(default)]
     pub requests: Vec<StreamRequest>,
 }
 

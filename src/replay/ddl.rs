@@ -1,10 +1,10 @@
 //! Schema changes.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Category, Code, Error, Result};
-use crate::record::{Value, decode};
+use crate::record::{Value, decode, encode};
 use crate::replay::is_internal;
 use crate::replay::table::{declarations, is_shadow, quote};
 
@@ -18,6 +18,35 @@ pub(super) struct SchemaRow {
     pub name: String,
     pub table: String,
     pub sql: String,
+}
+
+impl SchemaRow {
+    /// The object `name` of `conn`.
+    pub(super) fn find(conn: &Connection, name: &str) -> Result<Option<SchemaRow>> {
+        let sql = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema
+                   WHERE name = ?1 COLLATE NOCASE";
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(SchemaRow {
+                kind: row.get(0)?,
+                name: row.get(1)?,
+                table: row.get(2)?,
+                sql: row.get(3)?,
+            })
+        };
+        Ok(conn.query_row(sql, [name], read).optional()?)
+    }
+
+    /// The row as a record; the root page, which is different everywhere, is 0.
+    pub(super) fn encode(self) -> Vec<u8> {
+        let text = |t: String| Value::Text(t.into_bytes());
+        encode(&[
+            text(self.kind),
+            text(self.name),
+            text(self.table),
+            Value::Integer(0),
+            text(self.sql),
+        ])
+    }
 }
 
 /// A DDL statement as captured.

@@ -275,6 +275,10 @@ impl Statements<'_> {
     }
 
     fn delete(&mut self, identity: Identity, change: &RowChange) {
+        if identity != Identity::Key && !self.table.key.is_empty() {
+            // The row may have had a key before, and with it another rowid than here.
+            self.guard_present(identity, change);
+        }
         let mut slots = Slots::default();
         match identity {
             Identity::Key => slots.extend(self.table.key_values(&change.before)),
@@ -372,28 +376,19 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
             format!("UPDATE {abort}{name} SET {} WHERE {found}", set.join(", "))
         }
         Kind::Recreate {
-            key_changed: false, ..
+            key_changed,
+            null_key,
         } => {
-            // A trigger may have deleted the row after the update before this statement: then it was there.
-            let missed = if table.has_triggers {
-                "changes() = 0 AND "
-            } else {
-                ""
+            let again = match (key_changed, null_key) {
+                (false, _) => when_missing(table, &names, rest),
+                (true, true) => "changes() = 0".to_owned(),
+                (true, false) => {
+                    let set = |i: &usize| mask.get(*i) == Some(&true) && !table.key.contains(i);
+                    let set: Vec<usize> = (0..names.len()).filter(set).collect();
+                    format!("changes() = 0 {}", upsert(table, &names, &set))
+                }
             };
-            let found = condition(table, &names, Identity::Key, rest);
-            format!(
-                "INSERT {abort}INTO {name} ({columns}) SELECT {row} \
-                 WHERE {missed}NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"
-            )
-        }
-        Kind::Recreate { null_key, .. } => {
-            let set = (0..names.len()).filter(|i| mask.get(*i) == Some(&true) && !table.key.contains(i));
-            let upsert = if null_key {
-                String::new()
-            } else {
-                upsert(table, &names, &set.collect::<Vec<_>>())
-            };
-            format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE changes() = 0 {upsert}")
+            format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE {again}")
         }
         Kind::Delete(identity) => {
             format!(
@@ -401,27 +396,46 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
                 condition(table, &names, identity, marks)
             )
         }
-        Kind::GuardFree => {
-            let alias = table.rowid.unwrap_or("rowid");
-            guard(&format!("EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?)"))
-        }
-        Kind::GuardPresent(identity @ Identity::Rowid(_)) => {
-            let found = condition(table, &names, identity, marks);
-            guard(&format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"))
-        }
-        Kind::GuardPresent(identity) => {
-            let found = condition(table, &names, identity, marks);
-            guard(&format!("(SELECT count(*) FROM {name} WHERE {found}) <> 1"))
-        }
-        Kind::GuardSingle => {
-            let found = condition(table, &names, Identity::Content, marks);
-            guard(&format!("(SELECT count(*) FROM {name} WHERE {found}) > 1"))
-        }
+        Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
     }
 }
 
-fn guard(condition: &str) -> String {
-    format!("SELECT CASE WHEN {condition} THEN {OVERFLOW} END")
+/// The condition under which an update has found no row.
+fn when_missing(table: &Table, names: &[String], marks: &[&str]) -> String {
+    // A trigger may have deleted the row after the update before this statement: then it was there.
+    let missed = if table.has_triggers {
+        "changes() = 0 AND "
+    } else {
+        ""
+    };
+    let found = condition(table, names, Identity::Key, marks);
+    format!(
+        "{missed}NOT EXISTS (SELECT 1 FROM {} WHERE {found})",
+        quote(&table.name)
+    )
+}
+
+/// The text of a guard.
+fn guard_text(table: &Table, kind: Kind, names: &[String], marks: &[&str]) -> String {
+    let name = quote(&table.name);
+    let found = |identity| condition(table, names, identity, marks);
+    let failure = match kind {
+        Kind::GuardFree => {
+            let alias = table.rowid.unwrap_or("rowid");
+            format!("EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?)")
+        }
+        Kind::GuardPresent(identity @ Identity::Rowid(_)) => {
+            format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {})", found(identity))
+        }
+        Kind::GuardPresent(identity) => {
+            format!("(SELECT count(*) FROM {name} WHERE {}) <> 1", found(identity))
+        }
+        _ => format!(
+            "(SELECT count(*) FROM {name} WHERE {}) > 1",
+            found(Identity::Content)
+        ),
+    };
+    format!("SELECT CASE WHEN {failure} THEN {OVERFLOW} END")
 }
 
 fn upsert(table: &Table, names: &[String], set: &[usize]) -> String {
@@ -464,7 +478,8 @@ fn condition(table: &Table, names: &[String], identity: Identity, marks: &[&str]
     terms.join(" AND ")
 }
 
-/// True if the row meant by `change` is on `conn`, with the same content. Number of such rows, 2 = several.
+/// Number of rows on `conn` that may be the one meant: at `rowid` if rows have one, and with the content `image`;
+/// 2 = several.
 pub(super) fn count_rows(
     conn: &Connection,
     table: &Table,

@@ -67,8 +67,11 @@ pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> 
 /// The tables of `current` as they were before the pending changes: the present ones, with the pending schema
 /// changes undone.
 fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
-    let mut statement =
-        current.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type = 'table'")?;
+    // The storage of virtual tables comes and goes, and is renamed, with them.
+    let mut statement = current.prepare(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT IN
+           (SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow')",
+    )?;
     let rows = statement.query_map([], |row| {
         Ok(SchemaRow {
             kind: row.get(0)?,
@@ -198,10 +201,32 @@ impl Rebase<'_> {
                 self.moved.insert(after.name.clone(), moved);
             }
         }
-        Ok(match ddl.apply(self.scratch).map_err(failed)? {
-            Applied::Executed => Some(entry.clone()),
-            Applied::Unneeded => None,
-        })
+        let there = SchemaRow::find(self.scratch, &row.name)?;
+        match (&ddl, &there) {
+            (Ddl::Create(_), Some(there)) if there.kind != row.kind => {
+                return Err(conflict(
+                    entry,
+                    format!("the remote has a {} named {}", there.kind, row.name),
+                ));
+            }
+            // Somebody else has done it. Were it in the new log, the next pull would take it for ours.
+            (Ddl::Create(_), Some(_)) | (Ddl::Drop(_), None) => return Ok(None),
+            _ => {}
+        }
+        if ddl.apply(self.scratch).map_err(failed)? == Applied::Unneeded {
+            return Ok(None);
+        }
+        // The next pull undoes the entry on the schema that is here.
+        let mut entry = entry.clone();
+        match &ddl {
+            Ddl::Create(_) => {}
+            Ddl::Drop(_) => entry.before = there.map(|row| row.encode()),
+            Ddl::Alter { after, .. } => {
+                entry.before = there.map(|row| row.encode());
+                entry.after = SchemaRow::find(self.scratch, &after.name)?.map(|row| row.encode());
+            }
+        }
+        Ok(Some(entry))
     }
 
     /// Executes a row change; returns the entry for the new log.
@@ -219,14 +244,14 @@ impl Rebase<'_> {
         if identity != Identity::Key && !self.place(entry, &table, identity, &mut change)? {
             return Ok(None);
         }
-        self.execute(entry, &table, &change)?;
+        self.execute(entry, &table, &mut change)?;
         if change == original && entry.depth == 0 {
             return Ok(Some(entry.clone()));
         }
         Ok(Some(encoded(entry, &change)))
     }
 
-    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &RowChange) -> Result<()> {
+    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &mut RowChange) -> Result<()> {
         let loses_key = change.change_type == ChangeType::Update
             && table.identity(&change.before) == Identity::Key
             && table.identity(&change.after) != Identity::Key;
@@ -246,11 +271,10 @@ impl Rebase<'_> {
             }
         }
         if loses_key {
-            let rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
-            self.moved
-                .entry(table.name.clone())
-                .or_default()
-                .set(entry.rowid, rowid);
+            // From here on its rowid tells the row from others.
+            change.rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
+            let moved = self.moved.entry(table.name.clone()).or_default();
+            moved.set(entry.rowid, change.rowid);
         }
         Ok(())
     }
@@ -279,6 +303,8 @@ impl Rebase<'_> {
                     moved.forget(entry.rowid);
                     return Ok(false);
                 }
+                // Nothing changed, so there is nothing to bring back.
+                (0, _) if !change.mask.contains(&true) => return Ok(false),
                 (0, _) => {
                     change.change_type = ChangeType::Insert;
                     change.before.clear();

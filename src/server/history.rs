@@ -2,6 +2,10 @@
 //!
 //! Every revision is a number that only grows, under an identity made once. What the file does not know, it
 //! treats as changed: a delta may be larger than needed, never smaller.
+//!
+//! Numbers jump to the time of day whenever the history is opened. So when a backup of the database and this file is
+//! put back, the numbers given out after the backup are never given out again, and clients that have them are
+//! told that their revision is unknown, instead of being sent deltas that do not fit.
 
 use std::path::Path;
 
@@ -29,6 +33,7 @@ const SCHEMA: &str = "
     );
     CREATE TABLE page (no INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
     CREATE INDEX page_by_revision ON page (revision);
+    CREATE TABLE run (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);   -- numbers given out
     CREATE TABLE size (revision INTEGER PRIMARY KEY, pages INTEGER NOT NULL);
     PRAGMA user_version = 1;";
 
@@ -39,6 +44,8 @@ const SIZES_KEPT: i64 = 100_000;
 pub struct History {
     db: Connection,
     state: State,
+    /// The next revision has at least this number.
+    jump: i64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -52,8 +59,8 @@ struct State {
 }
 
 impl History {
-    /// Opens the side file, or begins a new history with the given identity.
-    pub fn open(path: &Path, new_identity: &str) -> Result<Self> {
+    /// Opens the side file, or begins a new history with the given identity. `now_us` is the time in microseconds.
+    pub fn open(path: &Path, new_identity: &str, now_us: i64) -> Result<Self> {
         let name = path.display();
         let fail = |e: Error| match e.code {
             Code::Busy => Error::busy(format!(
@@ -65,7 +72,11 @@ impl History {
         };
         let mut db = Connection::open(path).map_err(|e| fail(e.into()))?;
         let state = Self::prepare(&mut db, new_identity).map_err(fail)?;
-        Ok(History { db, state })
+        Ok(History {
+            db,
+            state,
+            jump: now_us,
+        })
     }
 
     fn prepare(db: &mut Connection, new_identity: &str) -> Result<State> {
@@ -75,9 +86,9 @@ impl History {
         match tx.query_row("PRAGMA user_version", [], |r| r.get(0))? {
             0 => {
                 tx.execute_batch(SCHEMA)?;
-                // Revision 1 is the database as it was found: all of it.
+                // Revision 0 is nothing: the first scan cannot continue it and makes all pages changed.
                 tx.execute(
-                    "INSERT INTO state VALUES (1, ?, 1, 1, 0, 0, 0, 0, 0, '')",
+                    "INSERT INTO state VALUES (1, ?, 0, 0, 0, 0, 0, 0, 0, '')",
                     [new_identity],
                 )?;
             }
@@ -121,18 +132,25 @@ impl History {
     }
 
     /// The number in a client's revision, if it is one of this history.
-    pub fn number(&self, name: &str) -> Option<i64> {
-        let number = name
-            .strip_prefix(self.state.identity.as_str())?
-            .strip_prefix(':')?;
-        let number = number.parse().ok()?;
-        (1..=self.state.revision).contains(&number).then_some(number)
+    pub fn number(&self, name: &str) -> Result<Option<i64>> {
+        let text = name
+            .strip_prefix(self.state.identity.as_str())
+            .and_then(|rest| rest.strip_prefix(':'));
+        let Some(number) = text.and_then(|text| text.parse::<i64>().ok()) else {
+            return Ok(None);
+        };
+        let sql = "SELECT last FROM run WHERE first <= ? ORDER BY first DESC LIMIT 1";
+        let last: Option<i64> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row([number], |r| r.get(0))
+            .optional()?;
+        Ok(last.filter(|last| number <= *last).map(|_| number))
     }
 
     /// Records what `scan` found in the log after [`position`](Self::position). `pages` is the database's size
-    /// and `stamp` its file's, both taken under the write lock under which the log was scanned; `now_us` is the
-    /// time in microseconds.
-    pub fn record(&mut self, scan: &Scan, pages: u32, stamp: &str, now_us: i64) -> Result<()> {
+    /// and `stamp` its file's, both taken under the write lock under which the log was scanned.
+    pub fn record(&mut self, scan: &Scan, pages: u32, stamp: &str) -> Result<()> {
         let old = &self.state;
         // A log that has started over is complete if nobody moved anything into the file since our checkpoint.
         let complete = scan.continued || (!stamp.is_empty() && stamp == old.stamp);
@@ -141,12 +159,11 @@ impl History {
             pages,
             ..old.clone()
         };
+        if !complete || !scan.pages.is_empty() || pages != old.pages {
+            new.revision = self.jump.max(old.revision + 1);
+        }
         if !complete {
-            // A jump in time also sets these numbers apart from those of a lost future (a restored backup).
-            new.revision = now_us.max(old.revision + 1);
             new.floor = new.revision;
-        } else if !scan.pages.is_empty() || pages != old.pages {
-            new.revision += 1;
         }
         if new == *old {
             return Ok(());
@@ -165,6 +182,14 @@ impl History {
                 params![new.revision, pages],
             )?;
             tx.execute("DELETE FROM size WHERE revision < ?", [new.revision - SIZES_KEPT])?;
+        }
+        if new.revision == old.revision + 1 && old.revision > 0 {
+            tx.execute(
+                "UPDATE run SET last = ? WHERE last = ?",
+                [new.revision, old.revision],
+            )?;
+        } else if new.revision != old.revision {
+            tx.execute("INSERT INTO run VALUES (?, ?)", [new.revision; 2])?;
         }
         save(&tx, &new)?;
         tx.commit()?;
@@ -259,17 +284,17 @@ mod tests {
     }
 
     fn history(dir: &tempfile::TempDir) -> History {
-        History::open(&dir.path().join("side"), "id").unwrap()
+        History::open(&dir.path().join("side"), "id", 0).unwrap()
     }
 
     #[test]
     fn remembers_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let mut h = history(&dir);
-        h.record(&scan(true, &[]), 9, "", 0).unwrap();
+        h.record(&scan(true, &[]), 9, "").unwrap();
         let base = h.revision();
-        h.record(&scan(true, &[3]), 9, "", 0).unwrap();
-        h.record(&scan(true, &[4, 12]), 9, "", 0).unwrap();
+        h.record(&scan(true, &[3]), 9, "").unwrap();
+        h.record(&scan(true, &[4, 12]), 9, "").unwrap();
         let state = h.state.clone();
         drop(h);
         let h = history(&dir);
@@ -285,21 +310,20 @@ mod tests {
     fn the_unknown_counts_as_changed() {
         let dir = tempfile::tempdir().unwrap();
         let mut h = history(&dir);
-        h.record(&scan(true, &[]), 9, "a", 0).unwrap();
+        h.record(&scan(true, &[]), 9, "a").unwrap();
         h.record_checkpoint("a").unwrap();
         let base = h.revision();
-        h.record(&scan(false, &[5]), 9, "a", 0).unwrap();
+        h.record(&scan(false, &[5]), 9, "a").unwrap();
         assert_eq!(h.changed_since(base, 9).unwrap(), RoaringBitmap::from([1, 5]));
-        h.record(&scan(false, &[6]), 9, "b", 77_000).unwrap();
+        h.record(&scan(false, &[6]), 9, "b").unwrap();
         assert_eq!(h.changed_since(base + 1, 9).unwrap().len(), 9);
-        assert_eq!(h.revision(), 77_000);
     }
 
     #[test]
     fn growth_includes_pages_that_were_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let mut h = history(&dir);
-        h.record(&scan(true, &[]), 9, "", 0).unwrap();
+        h.record(&scan(true, &[]), 9, "").unwrap();
         let base = h.revision();
         h.record(
             &Scan {
@@ -308,7 +332,6 @@ mod tests {
             },
             10,
             "",
-            0,
         )
         .unwrap();
         assert_eq!(
@@ -324,9 +347,10 @@ mod tests {
     #[test]
     fn names() {
         let dir = tempfile::tempdir().unwrap();
-        let h = history(&dir);
+        let mut h = history(&dir);
+        h.record(&scan(true, &[]), 9, "").unwrap();
         let current = h.revision();
-        assert_eq!(h.number(&h.name(current)), Some(current));
+        assert_eq!(h.number(&h.name(current)).unwrap(), Some(current));
         for foreign in [
             "",
             "id",
@@ -337,8 +361,35 @@ mod tests {
             "other:1",
             &h.name(current + 1),
         ] {
-            assert_eq!(h.number(foreign), None, "{foreign}");
+            assert_eq!(h.number(foreign).unwrap(), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn numbers_are_not_given_out_again_after_a_backup_was_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |now| History::open(&dir.path().join("side"), "id", now).unwrap();
+        let mut h = open(1000);
+        h.record(&scan(true, &[]), 9, "").unwrap();
+        let saved = h.revision();
+        drop(h);
+        let backup = std::fs::read(dir.path().join("side")).unwrap();
+        let mut h = open(2000);
+        h.record(&scan(true, &[3]), 9, "").unwrap();
+        let lost = h.revision();
+        drop(h);
+        std::fs::write(dir.path().join("side"), backup).unwrap();
+        let mut h = open(3000);
+        for page in 1..5 {
+            h.record(&scan(true, &[page]), 9, "").unwrap();
+        }
+        assert!(h.revision() > lost);
+        assert_eq!(h.number(&h.name(lost)).unwrap(), None);
+        assert_eq!(h.number(&h.name(saved)).unwrap(), Some(saved));
+        assert_eq!(
+            h.number(&h.name(h.revision() - 1)).unwrap(),
+            Some(h.revision() - 1)
+        );
     }
 
     #[test]
@@ -347,7 +398,7 @@ mod tests {
         let h = history(&dir);
         let path = dir.path().join("side");
         assert!(
-            History::open(&path, "x")
+            History::open(&path, "x", 0)
                 .err()
                 .unwrap()
                 .message
@@ -359,7 +410,7 @@ mod tests {
             .execute_batch("PRAGMA user_version=9")
             .unwrap();
         assert!(
-            History::open(&path, "x")
+            History::open(&path, "x", 0)
                 .err()
                 .unwrap()
                 .message
@@ -367,7 +418,7 @@ mod tests {
         );
         std::fs::write(&path, [7; 5000]).unwrap();
         assert!(
-            History::open(&path, "x")
+            History::open(&path, "x", 0)
                 .err()
                 .unwrap()
                 .message

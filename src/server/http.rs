@@ -13,6 +13,7 @@ use axum::routing::{any, get, post};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::pull::{self, Answer};
@@ -27,6 +28,8 @@ use crate::protocol::selector::MAX_SELECTOR_LEN;
 const MAX_PIPELINE_BODY: usize = 512 << 20;
 /// Longest pull request accepted, in bytes: a selector and some strings.
 const MAX_PULL_BODY: usize = MAX_SELECTOR_LEN + (64 << 10);
+/// How much of a body that is too long is read before the connection is closed, in bytes.
+const MAX_SURPLUS: usize = 64 << 20;
 /// Longest time a pull is held.
 const MAX_LONG_POLL: Duration = Duration::from_secs(60);
 /// Pulls and pipelines that do SQLite work at the same time.
@@ -181,14 +184,30 @@ fn presents(headers: &HeaderMap, token: &str) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && given.len() == token.len() && differences == 0
 }
 
-async fn body_of(request: Request, limit: usize) -> Result<Bytes, Refusal> {
-    axum::body::to_bytes(request.into_body(), limit)
-        .await
-        .map_err(|e| {
-            Refusal::bad_request(format!(
-                "the request body is longer than {limit} bytes or incomplete: {e}"
-            ))
-        })
+/// The whole body, unless it is longer than `limit`.
+async fn body_of(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
+    let mut pieces = request.into_body().into_data_stream();
+    let (mut body, mut surplus) = (Vec::new(), 0);
+    while let Some(piece) = pieces.next().await {
+        let piece =
+            piece.map_err(|e| Refusal::bad_request(format!("the request body is incomplete: {e}")))?;
+        if surplus == 0 && body.len() + piece.len() <= limit {
+            body.extend_from_slice(&piece);
+            continue;
+        }
+        // A client that is still sending does not see the answer: take a while what it sends.
+        surplus += piece.len();
+        if surplus > MAX_SURPLUS {
+            break;
+        }
+    }
+    match surplus {
+        0 => Ok(body),
+        _ => Err(Refusal {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            text: format!("the request body is longer than {limit} bytes"),
+        }),
+    }
 }
 
 /// Runs `work` on a thread where it may block, together with at most [`MAX_WORKERS`] others.

@@ -91,14 +91,15 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Blocks until the process is told to end (SIGINT, SIGTERM).
-    pub fn wait_for_signal(&self) -> Result<()> {
+    /// Blocks until the process is told to end (SIGINT, SIGTERM). Calls `ready` as soon as signals are caught:
+    /// whoever learns from it that the server runs may send one at once.
+    pub fn wait_for_signal(&self, ready: impl FnOnce()) -> Result<()> {
         let runtime = self
             .runtime
             .as_ref()
             .ok_or_else(|| Error::misuse("the server has been stopped"))?;
         runtime
-            .block_on(signal())
+            .block_on(signal(ready))
             .map_err(|e| Error::io("wait for signals", &e))
     }
 
@@ -150,7 +151,7 @@ async fn keep_house(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
         }
         let store = shared.store.clone();
         let work = tokio::task::spawn_blocking(move || {
-            store.drop_idle(store::KEEP_IDLE);
+            store.drop_stale();
             if store.wants_checkpoint()
                 && let Err(e) = store.checkpoint()
             {
@@ -168,16 +169,19 @@ async fn keep_house(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
 }
 
 #[cfg(unix)]
-async fn signal() -> std::io::Result<()> {
+async fn signal(ready: impl FnOnce()) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    ready();
     tokio::select! {
         _ = terminate.recv() => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = interrupt.recv() => Ok(()),
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() -> std::io::Result<()> {
+async fn signal(ready: impl FnOnce()) -> std::io::Result<()> {
+    ready();
     tokio::signal::ctrl_c().await
 }

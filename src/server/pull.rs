@@ -43,7 +43,8 @@ pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Resul
         name => pinned(store, known(store, name)?)?,
     };
     let mut pages = match since {
-        Some(since) => store.changed_since(since, size)?,
+        // A client may also go back to a revision that is older than what it has.
+        Some(since) => store.changed_since(since.min(number), size)?,
         None => (1..=size).collect(),
     };
     if let Some(selected) = selected {
@@ -59,7 +60,7 @@ pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Resul
         return Err(Refusal::conflict("revision no longer available"));
     }
     Ok(compose(
-        store_name(&revision, number, request),
+        revision_name(&revision, number, request),
         size,
         pages,
         revision,
@@ -68,7 +69,7 @@ pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Resul
 }
 
 /// The revision's name: a pinned one is answered as it was asked for.
-fn store_name(revision: &Revision, number: i64, request: &PullUpdatesRequest) -> String {
+fn revision_name(revision: &Revision, number: i64, request: &PullUpdatesRequest) -> String {
     if number == revision.number {
         revision.name.clone()
     } else {
@@ -99,7 +100,7 @@ fn check(request: &PullUpdatesRequest) -> std::result::Result<(), Refusal> {
 }
 
 fn known(store: &Store, name: &str) -> std::result::Result<i64, Refusal> {
-    store.number(name).ok_or_else(|| {
+    store.number(name)?.ok_or_else(|| {
         Refusal::conflict(
             "unknown revision: this server never had it, or lost it; the replica has to be created anew",
         )

@@ -159,11 +159,20 @@ impl Session {
             return Err(Error::misuse("a statement without SQL"));
         }
         let changes_before = self.conn.total_changes();
-        let mut statement = self.conn.prepare(sql)?;
-        bind(&mut statement, stmt)?;
+        let want_rows = stmt.want_rows.unwrap_or(true);
+        // Pushes repeat few statements many times. Where columns are asked for, a cached statement could still
+        // describe those of an older schema.
+        let (mut cached, mut fresh);
+        let statement: &mut Statement<'_> = if want_rows {
+            fresh = self.conn.prepare(sql)?;
+            &mut fresh
+        } else {
+            cached = self.conn.prepare_cached(sql)?;
+            &mut cached
+        };
+        bind(statement, stmt)?;
         self.wrote |= !statement.readonly();
         let mut result = StmtResult::default();
-        let want_rows = stmt.want_rows.unwrap_or(true);
         if want_rows {
             result.cols = statement
                 .columns()

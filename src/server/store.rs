@@ -25,7 +25,9 @@ const REVISION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Snapshots kept open for pinned requests.
 const MAX_KEPT: usize = 8;
 /// How long a snapshot is kept without being used.
-pub const KEEP_IDLE: Duration = Duration::from_secs(60);
+const KEEP_IDLE: Duration = Duration::from_secs(60);
+/// How long a snapshot is kept at all: meanwhile the log cannot start over.
+const KEEP_LIMIT: Duration = Duration::from_secs(900);
 /// The log is checkpointed when it is longer than this many frames.
 const CHECKPOINT_FRAMES: u64 = 4000;
 
@@ -74,6 +76,7 @@ pub struct Revision {
 
 struct Kept {
     revision: Revision,
+    since: Instant,
     used: Instant,
 }
 
@@ -105,12 +108,6 @@ impl Store {
                 (dir.0.join("temporary.db"), Some(dir))
             }
         };
-        let history = || {
-            History::open(
-                &suffixed(&path, "-sync"),
-                &uuid::Uuid::new_v4().simple().to_string(),
-            )
-        };
         // Before anything touches it: a file that is not ours to serve must not get a side file either.
         let lock = open_database(&path)?;
         lock.busy_timeout(REVISION_TIMEOUT)?;
@@ -118,8 +115,12 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_us = i64::try_from(now.as_micros()).unwrap_or_default();
+        let identity = uuid::Uuid::new_v4().simple().to_string();
+        let history = History::open(&suffixed(&path, "-sync"), &identity, now_us)?;
         let inner = Inner {
-            history: history()?,
+            history,
             lock,
             kept: Vec::new(),
         };
@@ -169,9 +170,11 @@ impl Store {
                 .map(|(i, _)| i);
             oldest.map(|i| kept.swap_remove(i));
         }
+        let now = Instant::now();
         kept.push(Kept {
             revision: revision.clone(),
-            used: Instant::now(),
+            since: now,
+            used: now,
         });
     }
 
@@ -183,13 +186,15 @@ impl Store {
         Some(kept.revision.clone())
     }
 
-    /// Closes kept snapshots that were not used for `idle`.
-    pub fn drop_idle(&self, idle: Duration) {
-        self.inner().kept.retain(|k| k.used.elapsed() < idle);
+    /// Closes kept snapshots that are idle or old.
+    pub fn drop_stale(&self) {
+        self.inner()
+            .kept
+            .retain(|k| k.used.elapsed() < KEEP_IDLE && k.since.elapsed() < KEEP_LIMIT);
     }
 
     /// Number of a revision that a client named, if it is one of this database.
-    pub fn number(&self, name: &str) -> Option<i64> {
+    pub fn number(&self, name: &str) -> Result<Option<i64>> {
         self.inner().history.number(name)
     }
 
@@ -239,9 +244,7 @@ impl Store {
         let scan = wal::scan(&suffixed(&self.path, "-wal"), inner.history.position())?;
         let pages = inner.lock.query_row("PRAGMA page_count", [], |r| r.get(0))?;
         let stamp = stamp_of(&self.metadata()?);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX / 2);
-        inner.history.record(&scan, pages, &stamp, now_us)?;
+        inner.history.record(&scan, pages, &stamp)?;
         Ok(pages)
     }
 

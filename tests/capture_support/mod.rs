@@ -27,7 +27,14 @@ impl Replica {
     }
 
     pub fn open(&self) -> Connection {
-        Connection::open(&self.path, OpenOptions { capture: true, ..Default::default() }).unwrap()
+        Connection::open(
+            &self.path,
+            OpenOptions {
+                capture: true,
+                ..Default::default()
+            },
+        )
+        .unwrap()
     }
 
     pub fn plain(&self) -> rusqlite::Connection {
@@ -100,7 +107,9 @@ pub fn value(s: &Statement, i: usize) -> Value {
 
 /// All rows of the first statement of `sql`.
 pub fn rows(c: &Connection, sql: &str) -> Result<Vec<String>> {
-    let Some((mut s, _)) = c.prepare(sql)? else { return Ok(Vec::new()) };
+    let Some((mut s, _)) = c.prepare(sql)? else {
+        return Ok(Vec::new());
+    };
     let mut rows = Vec::new();
     while s.step()? == Step::Row {
         let values: Vec<Value> = (0..s.column_count()).map(|i| value(&s, i)).collect();

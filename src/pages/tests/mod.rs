@@ -77,10 +77,15 @@ pub(super) fn dump(conn: &Connection) -> Vec<String> {
         let columns = statement.column_count();
         let mut rows = statement.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let values: Vec<_> = (0..columns)
-                .map(|c| row.get::<_, rusqlite::types::Value>(c).unwrap())
-                .collect();
-            lines.push(format!("{table} {values:?}"));
+            let mut line = table.clone();
+            for column in 0..columns {
+                use rusqlite::types::ValueRef;
+                line += &match row.get_ref(column).unwrap() {
+                    ValueRef::Blob(blob) => format!(" {}:{:x}", blob.len(), crc32c::crc32c(blob)),
+                    other => format!(" {other:?}"),
+                };
+            }
+            lines.push(line);
         }
     }
     lines

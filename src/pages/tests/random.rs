@@ -193,7 +193,7 @@ fn history(remote: usize, ops: &[Op]) -> std::result::Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
     #[test]
     fn any_history_keeps_base_and_content(
         remote in 0..REMOTES.len(),

@@ -1,0 +1,575 @@
+/*
+ * Contract of turso_sync.h, with a host that serves canned answers. Argument: an empty directory. No network.
+ */
+#include "harness.h"
+
+/* Answer to /pull-updates of an empty remote: revision "0", no pages, page protocol. */
+static const char empty_remote[] = {0x07, 0x0a, 0x01, 0x30, 0x1a, 0x00, 0x40, 0x01};
+#define PAGE 4096
+
+struct bytes {
+    char *data;
+    size_t len;
+};
+
+/* ------------------------------------------------------------------------------------------------------- the host */
+
+static turso_slice_ref_t slice_of(const void *ptr, size_t len) {
+    turso_slice_ref_t slice;
+    slice.ptr = ptr;
+    slice.len = len;
+    return slice;
+}
+
+static void answer(const turso_sync_io_item_t *item, const char *body, size_t len) {
+    turso_slice_ref_t head = slice_of(body, len / 2), tail = slice_of(body + len / 2, len - len / 2);
+    OK(turso_sync_database_io_status(item, 200));
+    OK(turso_sync_database_io_push_buffer(item, &head));
+    OK(turso_sync_database_io_push_buffer(item, &tail));
+    OK(turso_sync_database_io_done(item));
+}
+
+static const turso_sync_io_item_t *take(const turso_sync_database_t *db) {
+    const turso_sync_io_item_t *item = POISON;
+    REQUIRE(OK(turso_sync_database_io_take_item(db, &item, err())));
+    REQUIRE(item != POISON);
+    return item;
+}
+
+/* Serves files until an HTTP request comes; NULL if the operation ends before. */
+static const turso_sync_io_item_t *next_http(const turso_sync_database_t *db, const turso_sync_operation_t *op) {
+    for (;;) {
+        turso_status_code_t status = turso_sync_operation_resume(op, NULL);
+        if (status != TURSO_IO) {
+            return NULL;
+        }
+        const turso_sync_io_item_t *item = take(db);
+        REQUIRE(item != NULL);
+        if (turso_sync_database_io_request_kind(item) == TURSO_SYNC_IO_HTTP) {
+            return item;
+        }
+        OK(turso_sync_database_io_perform_file(item, err()));
+        turso_sync_database_io_item_deinit(item);
+        OK(turso_sync_database_io_step_callbacks(db, err()));
+    }
+}
+
+/* Drives an operation to its end; every HTTP request gets `body`. */
+static turso_status_code_t drive(const turso_sync_database_t *db, const turso_sync_operation_t *op, const char *body,
+                                 size_t len) {
+    const turso_sync_io_item_t *item;
+    while ((item = next_http(db, op)) != NULL) {
+        answer(item, body, len);
+        turso_sync_database_io_item_deinit(item);
+    }
+    return turso_sync_operation_resume(op, err()); /* repeats its answer */
+}
+
+/* Drives an operation against the empty remote. */
+static turso_status_code_t drive_empty(const turso_sync_database_t *db, const turso_sync_operation_t *op) {
+    return drive(db, op, empty_remote, sizeof empty_remote);
+}
+
+/* --------------------------------------------------------------------------------------------------------- helpers */
+
+typedef turso_status_code_t (*begin_t)(const turso_sync_database_t *, const turso_sync_operation_t **, const char **);
+
+static const turso_sync_operation_t *begin(const turso_sync_database_t *db, begin_t function) {
+    const turso_sync_operation_t *op = NULL;
+    REQUIRE(OK(function(db, &op, err())));
+    REQUIRE(op != NULL);
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+    return op;
+}
+
+static turso_database_config_t database_config(const char *path) {
+    turso_database_config_t config;
+    memset(&config, 0, sizeof config);
+    config.path = path;
+    config.async_io = 1;
+    return config;
+}
+
+static turso_sync_database_config_t sync_config(const char *path) {
+    turso_sync_database_config_t config;
+    memset(&config, 0, sizeof config);
+    config.path = path;
+    config.remote_url = "http://remote.example";
+    config.client_name = "contract";
+    config.bootstrap_if_empty = true;
+    return config;
+}
+
+static const turso_sync_database_t *new_replica(const char *path) {
+    turso_database_config_t database = database_config(path);
+    turso_sync_database_config_t sync = sync_config(path);
+    const turso_sync_database_t *db = NULL;
+    REQUIRE(OK(turso_sync_database_new(&database, &sync, &db, err())));
+    return db;
+}
+
+static const turso_sync_database_t *created_replica(const char *path) {
+    const turso_sync_database_t *db = new_replica(path);
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_create);
+    REQUIRE(DONE(drive_empty(db, op)));
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+    turso_sync_operation_deinit(op);
+    return db;
+}
+
+static const turso_connection_t *connect_to(const turso_sync_database_t *db) {
+    const turso_connection_t *connection = NULL;
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_connect);
+    REQUIRE(DONE(drive_empty(db, op)));
+    REQUIRE(OK(turso_sync_operation_result_extract_connection(op, &connection)));
+    turso_sync_operation_deinit(op);
+    return connection;
+}
+
+/* ----------------------------------------------------------------------------------------------------------- tests */
+
+static void test_configuration(const char *directory) {
+    const char *path = in_directory(directory, "configuration.db");
+    turso_database_config_t database = database_config(path);
+    turso_sync_database_config_t sync = sync_config(path);
+    const turso_sync_database_t *db = POISON;
+#define REJECTED(status, text) FAILS(status, text, turso_sync_database_new(&database, &sync, &db, err()))
+#define WITH(member, value, status, text)                                                                              \
+    do {                                                                                                               \
+        sync = sync_config(path);                                                                                      \
+        sync.member = (value);                                                                                         \
+        REJECTED(status, text);                                                                                        \
+    } while (0)
+    FAILS(TURSO_MISUSE, "config pointer must be not null", turso_sync_database_new(NULL, &sync, &db, err()));
+    FAILS(TURSO_MISUSE, "config pointer must be not null", turso_sync_database_new(&database, NULL, &db, err()));
+    FAILS(TURSO_MISUSE, "output pointer", turso_sync_database_new(&database, &sync, NULL, err()));
+    WITH(path, NULL, TURSO_MISUSE, "expected zero terminated c string, got null pointer");
+    WITH(client_name, NULL, TURSO_MISUSE, "expected zero terminated c string, got null pointer");
+    WITH(path, "\xff", TURSO_MISUSE, "UTF-8");
+    WITH(client_name, "\xff", TURSO_MISUSE, "UTF-8");
+    WITH(remote_url, "\xff", TURSO_MISUSE, "UTF-8");
+    WITH(remote_encryption_key, "\xff", TURSO_MISUSE, "UTF-8");
+    WITH(remote_encryption_cipher, "\xff", TURSO_MISUSE, "UTF-8");
+    WITH(partial_bootstrap_strategy_query, "\xff", TURSO_MISUSE, "UTF-8");
+    WITH(long_poll_timeout_ms, -1, TURSO_MISUSE, "long_poll_timeout_ms");
+    WITH(reserved_bytes, -1, TURSO_MISUSE, "reserved_bytes");
+    WITH(reserved_bytes, 256, TURSO_MISUSE, "reserved_bytes");
+    WITH(partial_bootstrap_strategy_prefix, INT32_MIN, TURSO_MISUSE, "partial_bootstrap_strategy_prefix");
+    WITH(remote_encryption_cipher, "rot13", TURSO_ERROR, "rot13");
+    WITH(logical_mvcc_pull, true, TURSO_ERROR, "logical_mvcc_pull");
+    WITH(path, ":memory:", TURSO_ERROR, "memory");
+    sync = sync_config(path);
+    database.open_flags = TURSO_DATABASE_OPEN_READONLY;
+    REJECTED(TURSO_ERROR, "READONLY");
+    database.open_flags = 4;
+    REJECTED(TURSO_MISUSE, "open_flags");
+    CHECK(db == POISON);
+    REFUSES(TURSO_MISUSE, turso_sync_database_new(NULL, NULL, NULL, NULL));
+
+    static const char *const ciphers[] = {"aes256gcm", "AES-128-GCM", "chacha20poly1305", "aegis128l", "aegis256x4"};
+    for (size_t i = 0; i < sizeof ciphers / sizeof *ciphers; i++) {
+        database = database_config(path);
+        sync = sync_config(path);
+        sync.remote_encryption_cipher = ciphers[i];
+        if (OK(turso_sync_database_new(&database, &sync, &db, err()))) {
+            turso_sync_database_deinit(db);
+        }
+    }
+}
+
+static void test_null_handles(void) {
+    static const begin_t begins[] = {turso_sync_database_open,         turso_sync_database_create,
+                                     turso_sync_database_connect,      turso_sync_database_stats,
+                                     turso_sync_database_checkpoint,   turso_sync_database_push_changes,
+                                     turso_sync_database_wait_changes};
+    const turso_sync_operation_t *op = POISON;
+    const turso_sync_io_item_t *item = POISON;
+    const turso_connection_t *connection = POISON;
+    const turso_sync_changes_t *changes = POISON;
+    turso_sync_stats_t stats;
+    turso_sync_io_http_request_t http;
+    turso_sync_io_http_header_t header;
+    turso_sync_io_full_read_request_t read;
+    turso_sync_io_full_write_request_t write;
+    turso_slice_ref_t slice = slice_of("x", 1);
+    const char *null = "got null pointer";
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++) {
+        FAILS(TURSO_MISUSE, null, begins[i](NULL, &op, err()));
+        REFUSES(TURSO_MISUSE, begins[i](NULL, NULL, NULL));
+    }
+    FAILS(TURSO_MISUSE, null, turso_sync_database_apply_changes(NULL, NULL, &op, err()));
+    FAILS(TURSO_MISUSE, null, turso_sync_operation_resume(NULL, err()));
+    FAILS(TURSO_MISUSE, null, turso_sync_operation_run(NULL, NULL, NULL, err()));
+    CHECK(turso_sync_operation_result_kind(NULL) == TURSO_ASYNC_RESULT_NONE);
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_connection(NULL, &connection));
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_changes(NULL, &changes));
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_stats(NULL, &stats));
+    FAILS(TURSO_MISUSE, null, turso_sync_database_io_take_item(NULL, &item, err()));
+    FAILS(TURSO_MISUSE, null, turso_sync_database_io_step_callbacks(NULL, err()));
+    CHECK(turso_sync_database_io_request_kind(NULL) == TURSO_SYNC_IO_NONE);
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http(NULL, &http));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http_header(NULL, 0, &header));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_full_read(NULL, &read));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_full_write(NULL, &write));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_poison(NULL, &slice));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_status(NULL, 200));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_push_buffer(NULL, &slice));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_done(NULL));
+    FAILS(TURSO_MISUSE, null, turso_sync_database_io_perform_file(NULL, err()));
+    CHECK(op == POISON && item == POISON && connection == POISON && changes == POISON);
+    turso_sync_database_deinit(NULL);
+    turso_sync_operation_deinit(NULL);
+    turso_sync_database_io_item_deinit(NULL);
+    turso_sync_changes_deinit(NULL);
+}
+
+static void test_wrong_order(const char *directory) {
+    static const begin_t early[] = {turso_sync_database_connect, turso_sync_database_stats,
+                                    turso_sync_database_checkpoint, turso_sync_database_push_changes,
+                                    turso_sync_database_wait_changes};
+    const turso_sync_database_t *db = new_replica(in_directory(directory, "early.db"));
+    const char *text = "sync engine operation failed: sync engine must be initialized";
+    FAILS(TURSO_MISUSE, "output pointer", turso_sync_database_create(db, NULL, err()));
+    FAILS(TURSO_MISUSE, "output pointer", turso_sync_database_io_take_item(db, NULL, err()));
+    CHECK(take(db) == NULL);
+    for (size_t i = 0; i < sizeof early / sizeof *early; i++) {
+        const turso_sync_operation_t *op = begin(db, early[i]);
+        CHECK(take(db) == NULL); /* nothing happens before the first resume */
+        CHECK(turso_sync_operation_resume(op, NULL) >= TURSO_ERROR);
+        const char *message = NULL;
+        turso_status_code_t first = turso_sync_operation_resume(op, &message);
+        CHECK(message != NULL && strstr(message, text) != NULL);
+        turso_str_deinit(message);
+        CHECK(turso_sync_operation_resume(op, NULL) == first);
+        turso_sync_operation_deinit(op);
+    }
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_open);
+    turso_status_code_t status = drive_empty(db, op);
+    FAILS(status, "metadata not found", status);
+    CHECK(status >= TURSO_ERROR);
+    turso_sync_operation_deinit(op);
+    turso_sync_database_deinit(db);
+}
+
+static void check_accessors(const turso_sync_io_item_t *item, turso_sync_io_request_type_t kind) {
+    turso_sync_io_http_request_t http;
+    turso_sync_io_http_header_t header;
+    turso_sync_io_full_read_request_t read;
+    turso_sync_io_full_write_request_t write;
+    memset(&http, 0x5a, sizeof http);
+    CHECK((turso_sync_database_io_request_http(item, &http) == TURSO_OK) == (kind == TURSO_SYNC_IO_HTTP));
+    CHECK((turso_sync_database_io_request_full_read(item, &read) == TURSO_OK) == (kind == TURSO_SYNC_IO_FULL_READ));
+    CHECK((turso_sync_database_io_request_full_write(item, &write) == TURSO_OK) == (kind == TURSO_SYNC_IO_FULL_WRITE));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http(item, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_full_read(item, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_full_write(item, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http_header(item, 0, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http_header(item, SIZE_MAX, &header));
+    if (kind == TURSO_SYNC_IO_HTTP) {
+        CHECK(http.method.len == 4 && memcmp(http.method.ptr, "POST", 4) == 0);
+        CHECK(http.path.len > 0 && *(const char *)http.path.ptr == '/');
+        CHECK(http.url.len == strlen("http://remote.example"));
+        for (size_t i = 0; i < (size_t)http.headers; i++) {
+            OK(turso_sync_database_io_request_http_header(item, i, &header));
+            CHECK(header.key.len > 0);
+        }
+        REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http_header(item, (size_t)http.headers, &header));
+        FAILS(TURSO_MISUSE, "not a file request", turso_sync_database_io_perform_file(item, err()));
+    } else {
+        REFUSES(TURSO_MISUSE, turso_sync_database_io_request_http_header(item, 0, &header));
+    }
+}
+
+static void check_answers(const turso_sync_io_item_t *item) {
+    turso_slice_ref_t null = slice_of(NULL, 0), long_null = slice_of(NULL, 5), empty = slice_of("", 0);
+    turso_slice_ref_t huge = slice_of("x", SIZE_MAX);
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_status(item, -1));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_status(item, 1000));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_status(item, 65536 + 200));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_push_buffer(item, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_push_buffer(item, &null));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_push_buffer(item, &long_null));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_push_buffer(item, &huge));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_poison(item, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_database_io_poison(item, &null));
+    OK(turso_sync_database_io_push_buffer(item, &empty));
+}
+
+static void test_items(const char *directory) {
+    const turso_sync_database_t *db = new_replica(in_directory(directory, "items.db"));
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_create);
+    turso_slice_ref_t why = slice_of("cable \xff unplugged", 17);
+    turso_status_code_t status;
+    for (;;) {
+        REQUIRE(turso_sync_operation_resume(op, NULL) == TURSO_IO);
+        REQUIRE(turso_sync_operation_resume(op, NULL) == TURSO_IO); /* too early: no harm */
+        const turso_sync_io_item_t *item = take(db);
+        REQUIRE(item != NULL);
+        turso_sync_io_request_type_t kind = turso_sync_database_io_request_kind(item);
+        check_accessors(item, kind);
+        check_answers(item);
+        if (kind == TURSO_SYNC_IO_HTTP) {
+            OK(turso_sync_database_io_poison(item, &why));
+            OK(turso_sync_database_io_done(item)); /* late: ignored */
+            OK(turso_sync_database_io_push_buffer(item, &why));
+            turso_sync_database_io_item_deinit(item);
+            break;
+        }
+        OK(turso_sync_database_io_perform_file(item, err()));
+        turso_sync_database_io_item_deinit(item);
+    }
+    status = turso_sync_operation_resume(op, err());
+    FAILS(status, "unplugged", status);
+    CHECK(status >= TURSO_ERROR);
+    status = turso_sync_operation_resume(op, err());
+    FAILS(status, "sync engine operation failed: ", status);
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_create); /* an item that is dropped fails its operation as well */
+    const turso_sync_io_item_t *item = next_http(db, op);
+    REQUIRE(item != NULL);
+    turso_sync_database_io_item_deinit(item);
+    status = turso_sync_operation_resume(op, err());
+    FAILS(status, "dropped", status);
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_create); /* and so does an answer that is no success */
+    item = next_http(db, op);
+    REQUIRE(item != NULL);
+    OK(turso_sync_database_io_status(item, 503));
+    OK(turso_sync_database_io_done(item));
+    turso_sync_database_io_item_deinit(item);
+    status = turso_sync_operation_resume(op, err());
+    FAILS(status, "503", status);
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_create); /* a cancelled operation takes its request along */
+    item = next_http(db, op);
+    turso_sync_operation_deinit(op);
+    answer(item, empty_remote, sizeof empty_remote);
+    turso_sync_database_io_item_deinit(item);
+
+    op = begin(db, turso_sync_database_create);
+    DONE(drive_empty(db, op));
+    turso_sync_operation_deinit(op);
+    turso_sync_database_deinit(db);
+}
+
+static void test_results(const char *directory) {
+    const turso_sync_database_t *db = created_replica(in_directory(directory, "results.db"));
+    const turso_connection_t *connection = POISON;
+    const turso_sync_changes_t *changes = POISON;
+    turso_sync_stats_t stats, again;
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_connect);
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_connection(op, &connection)); /* too early */
+    REQUIRE(DONE(drive_empty(db, op)));
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_CONNECTION);
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_connection(op, NULL));
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_stats(op, &stats)); /* wrong: the result is lost */
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_connection(op, &connection));
+    CHECK(connection == POISON);
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_connect);
+    REQUIRE(DONE(drive_empty(db, op)));
+    REQUIRE(OK(turso_sync_operation_result_extract_connection(op, &connection)));
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+    const turso_connection_t *second = POISON;
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_connection(op, &second));
+    CHECK(second == POISON);
+    DONE(turso_sync_operation_resume(op, err()));
+    turso_sync_operation_deinit(op);
+    run_sql(connection, "CREATE TABLE mine (x INTEGER PRIMARY KEY); INSERT INTO mine VALUES (1), (2)");
+
+    op = begin(db, turso_sync_database_stats);
+    REQUIRE(DONE(drive_empty(db, op)));
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_STATS);
+    OK(turso_sync_operation_result_extract_stats(op, &stats));
+    OK(turso_sync_operation_result_extract_stats(op, &again));
+    CHECK(stats.cdc_operations > 0 && again.cdc_operations == stats.cdc_operations);
+    CHECK(stats.network_received_bytes == (int64_t)sizeof empty_remote);
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_changes(op, &changes));
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_stats(op, &again));
+    CHECK(stats.revision.len == 1 && memcmp(stats.revision.ptr, "0", 1) == 0); /* valid until the end */
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_wait_changes); /* nothing new: OK with NULL */
+    REQUIRE(DONE(drive_empty(db, op)));
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_CHANGES);
+    OK(turso_sync_operation_result_extract_changes(op, &changes));
+    CHECK(changes == NULL);
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+    REFUSES(TURSO_MISUSE, turso_sync_operation_result_extract_changes(op, &changes));
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_checkpoint);
+    DONE(drive_empty(db, op));
+    CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+    turso_sync_operation_deinit(op);
+
+    turso_sync_database_deinit(db); /* connections outlive their replica */
+    CHECK(query_int(connection, "SELECT count(*) FROM mine") == 2);
+    OK(turso_connection_close(connection, err()));
+    turso_connection_deinit(connection);
+}
+
+static void test_one_at_a_time(const char *directory) {
+    const turso_sync_database_t *db = created_replica(in_directory(directory, "two.db"));
+    const turso_sync_operation_t *first = begin(db, turso_sync_database_wait_changes);
+    const turso_sync_operation_t *second = begin(db, turso_sync_database_wait_changes);
+    REQUIRE(turso_sync_operation_resume(first, NULL) == TURSO_IO);
+    FAILS(TURSO_BUSY, "sync engine operation failed: ", turso_sync_operation_resume(second, err()));
+    turso_sync_operation_deinit(first); /* cancelled in the middle */
+    FAILS(TURSO_BUSY, "", turso_sync_operation_resume(second, err())); /* an answer is repeated */
+    turso_sync_operation_deinit(second);
+    first = begin(db, turso_sync_database_wait_changes);
+    DONE(drive_empty(db, first));
+    turso_sync_database_deinit(db); /* operations outlive their replica */
+    DONE(turso_sync_operation_resume(first, err()));
+    turso_sync_operation_deinit(first);
+}
+
+/* A page stream of revision "1" that holds a database with table `remote` of one row. */
+static struct bytes remote_database(const char *path) {
+    static const char page_head[2][7] = {{(char)0x83, 0x20, 0x12, (char)0x80, 0x20}, {(char)0x85, 0x20, 0x08, 0, 0x12, (char)0x80, 0x20}};
+    turso_database_config_t config = database_config(path);
+    const turso_database_t *database = NULL;
+    turso_connection_t *connection = NULL;
+    struct bytes stream;
+    char page[PAGE];
+    unsigned pages = 0;
+    REQUIRE(OK(turso_database_new(&config, &database, err())));
+    REQUIRE(OK(turso_database_open(database, err())));
+    REQUIRE(OK(turso_database_connect(database, &connection, err())));
+    run_sql(connection, "PRAGMA page_size = 4096; CREATE TABLE remote (x); INSERT INTO remote VALUES ('from afar')");
+    turso_connection_deinit(connection);
+    turso_database_deinit(database);
+
+    FILE *file = fopen(path, "rb");
+    REQUIRE(file != NULL);
+    stream.data = malloc(16 * (PAGE + 7));
+    REQUIRE(stream.data != NULL);
+    stream.len = 10;
+    while (pages < 16 && fread(page, 1, PAGE, file) == PAGE) {
+        size_t head = pages == 0 ? 5 : 7;
+        if (pages == 0) {
+            page[18] = page[19] = 2; /* remotes use write-ahead logs */
+        }
+        memcpy(stream.data + stream.len, page_head[pages > 0], head);
+        if (pages > 0) {
+            stream.data[stream.len + 3] = (char)pages;
+        }
+        memcpy(stream.data + stream.len + head, page, PAGE);
+        stream.len += head + PAGE;
+        pages++;
+    }
+    fclose(file);
+    const char header[] = {0x09, 0x0a, 0x01, 0x31, 0x10, (char)pages, 0x1a, 0x00, 0x40, 0x01};
+    memcpy(stream.data, header, sizeof header);
+    return stream;
+}
+
+static const turso_sync_changes_t *wait_for(const turso_sync_database_t *db, struct bytes stream) {
+    const turso_sync_changes_t *changes = NULL;
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_wait_changes);
+    REQUIRE(DONE(drive(db, op, stream.data, stream.len)));
+    REQUIRE(OK(turso_sync_operation_result_extract_changes(op, &changes)));
+    turso_sync_operation_deinit(op);
+    REQUIRE(changes != NULL);
+    return changes;
+}
+
+static void test_changes(const char *directory) {
+    const turso_sync_database_t *db = created_replica(in_directory(directory, "changes.db"));
+    const turso_connection_t *connection = connect_to(db);
+    struct bytes stream = remote_database(in_directory(directory, "remote.db"));
+    const turso_sync_operation_t *op = POISON;
+    FAILS(TURSO_MISUSE, "got null pointer", turso_sync_database_apply_changes(db, NULL, &op, err()));
+    turso_sync_changes_deinit(wait_for(db, stream));
+    /* Failed calls take the changes, too: the count of live objects proves it. */
+    FAILS(TURSO_MISUSE, "got null pointer",
+          turso_sync_database_apply_changes(NULL, wait_for(db, stream), &op, err()));
+    FAILS(TURSO_MISUSE, "output pointer", turso_sync_database_apply_changes(db, wait_for(db, stream), NULL, err()));
+    CHECK(op == POISON);
+
+    REQUIRE(OK(turso_sync_database_apply_changes(db, wait_for(db, stream), &op, err())));
+    turso_sync_operation_deinit(op); /* never resumed */
+    REQUIRE(OK(turso_sync_database_apply_changes(db, wait_for(db, stream), &op, err())));
+    REQUIRE(DONE(drive_empty(db, op)));
+    turso_sync_operation_deinit(op);
+    CHECK(query_int(connection, "SELECT count(*) FROM remote WHERE x = 'from afar'") == 1);
+    free(stream.data);
+    turso_connection_deinit(connection);
+    turso_sync_database_deinit(db);
+}
+
+static void test_driver(const char *directory) {
+    const turso_sync_database_t *db = created_replica(in_directory(directory, "driver.db"));
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_wait_changes);
+    turso_sync_driver_config_t config;
+    turso_status_code_t status;
+    memset(&config, 0, sizeof config);
+    FAILS(TURSO_MISUSE, "got null pointer", turso_sync_operation_run(db, NULL, NULL, err()));
+    FAILS(TURSO_MISUSE, "size", turso_sync_operation_run(db, op, &config, err()));
+    config.size = sizeof config;
+    config.auth_token = "two\r\nlines";
+    FAILS(TURSO_MISUSE, "token", turso_sync_operation_run(db, op, &config, err()));
+    config.auth_token = "\xff";
+    FAILS(TURSO_MISUSE, "UTF-8", turso_sync_operation_run(db, op, &config, err()));
+    config.auth_token = "secret";
+    config.base_url = "http://127.0.0.1:1"; /* nobody listens there */
+    status = turso_sync_operation_run(db, op, &config, err());
+    FAILS(status, "sync engine operation failed: ", status);
+    CHECK(status >= TURSO_ERROR);
+    turso_sync_operation_deinit(op);
+
+    op = begin(db, turso_sync_database_stats); /* needs no network */
+    DONE(turso_sync_operation_run(db, op, NULL, err()));
+    turso_sync_operation_deinit(op);
+    turso_sync_database_deinit(db);
+}
+
+/* A replica's file must not be written without capture. */
+static void test_plain_access(const char *directory) {
+    const char *path = in_directory(directory, "replica.db");
+    const turso_sync_database_t *db = created_replica(path);
+    turso_database_config_t config = database_config(path);
+    const turso_database_t *plain = NULL;
+    REQUIRE(OK(turso_database_new(&config, &plain, err())));
+    FAILS(TURSO_MISUSE, "replica", turso_database_open(plain, err()));
+    turso_database_deinit(plain);
+    config.open_flags = TURSO_DATABASE_OPEN_READONLY;
+    REQUIRE(OK(turso_database_new(&config, &plain, err())));
+    OK(turso_database_open(plain, err()));
+    turso_database_deinit(plain);
+    turso_sync_database_deinit(db);
+}
+
+static int log_lines;
+
+static void count_lines(const turso_log_t *log) {
+    CHECK(log->message != NULL && log->target != NULL && log->file != NULL && log->timestamp > 0);
+    CHECK(strstr(log->message, "secret") == NULL);
+    log_lines++;
+}
+
+int main(int argc, char **argv) {
+    turso_config_t log;
+    memset(&log, 0, sizeof log);
+    log.logger = count_lines;
+    log.log_level = "trace";
+    OK(turso_setup(&log, err()));
+    REQUIRE(argc == 2);
+    test_configuration(argv[1]);
+    test_null_handles();
+    test_wrong_order(argv[1]);
+    test_items(argv[1]);
+    test_results(argv[1]);
+    test_one_at_a_time(argv[1]);
+    test_changes(argv[1]);
+    test_driver(argv[1]);
+    test_plain_access(argv[1]);
+    CHECK(log_lines > 0);
+    return verdict("contract_sync");
+}

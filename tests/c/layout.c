@@ -1,0 +1,129 @@
+/* Layouts and values that bindings mirror by hand. Compiles only if all of them hold (LP64). */
+#include <turso_sync.h>
+
+#ifdef __cplusplus
+#define HOLDS(line, condition) static_assert(condition, #condition)
+#else
+#define HOLDS(line, condition) HOLDS_AT(line, condition)
+#define HOLDS_AT(line, condition) typedef char holds_##line[(condition) ? 1 : -1]
+#endif
+#define SIZE(type, size) HOLDS(__LINE__, sizeof(type) == (size))
+#define AT(type, member, offset) HOLDS(__LINE__, offsetof(type, member) == (offset))
+#define VALUE(name, value) HOLDS(__LINE__, (name) == (value))
+
+#if UINTPTR_MAX == 0xffffffffffffffff
+
+SIZE(turso_slice_ref_t, 16);
+AT(turso_slice_ref_t, ptr, 0);
+AT(turso_slice_ref_t, len, 8);
+
+SIZE(turso_config_t, 16);
+AT(turso_config_t, logger, 0);
+AT(turso_config_t, log_level, 8);
+
+SIZE(turso_log_t, 48);
+AT(turso_log_t, message, 0);
+AT(turso_log_t, target, 8);
+AT(turso_log_t, file, 16);
+AT(turso_log_t, timestamp, 24);
+AT(turso_log_t, line, 32);
+AT(turso_log_t, level, 40);
+
+SIZE(turso_database_config_t, 64);
+AT(turso_database_config_t, async_io, 0);
+AT(turso_database_config_t, path, 8);
+AT(turso_database_config_t, experimental_features, 16);
+AT(turso_database_config_t, vfs, 24);
+AT(turso_database_config_t, encryption_cipher, 32);
+AT(turso_database_config_t, encryption_hexkey, 40);
+AT(turso_database_config_t, page_codec, 48);
+AT(turso_database_config_t, open_flags, 56);
+
+SIZE(turso_sync_database_config_t, 104);
+AT(turso_sync_database_config_t, path, 0);
+AT(turso_sync_database_config_t, remote_url, 8);
+AT(turso_sync_database_config_t, client_name, 16);
+AT(turso_sync_database_config_t, long_poll_timeout_ms, 24);
+AT(turso_sync_database_config_t, bootstrap_if_empty, 28);
+AT(turso_sync_database_config_t, reserved_bytes, 32);
+AT(turso_sync_database_config_t, partial_bootstrap_strategy_prefix, 36);
+AT(turso_sync_database_config_t, partial_bootstrap_strategy_query, 40);
+AT(turso_sync_database_config_t, partial_bootstrap_segment_size, 48);
+AT(turso_sync_database_config_t, partial_bootstrap_prefetch, 56);
+AT(turso_sync_database_config_t, remote_encryption_key, 64);
+AT(turso_sync_database_config_t, remote_encryption_cipher, 72);
+AT(turso_sync_database_config_t, push_operations_threshold, 80);
+AT(turso_sync_database_config_t, pull_bytes_threshold, 88);
+AT(turso_sync_database_config_t, logical_mvcc_pull, 96);
+
+SIZE(turso_sync_io_http_request_t, 72);
+AT(turso_sync_io_http_request_t, url, 0);
+AT(turso_sync_io_http_request_t, method, 16);
+AT(turso_sync_io_http_request_t, path, 32);
+AT(turso_sync_io_http_request_t, body, 48);
+AT(turso_sync_io_http_request_t, headers, 64);
+
+SIZE(turso_sync_io_http_header_t, 32);
+AT(turso_sync_io_http_header_t, key, 0);
+AT(turso_sync_io_http_header_t, value, 16);
+
+SIZE(turso_sync_io_full_read_request_t, 16);
+AT(turso_sync_io_full_read_request_t, path, 0);
+
+SIZE(turso_sync_io_full_write_request_t, 32);
+AT(turso_sync_io_full_write_request_t, path, 0);
+AT(turso_sync_io_full_write_request_t, content, 16);
+
+SIZE(turso_sync_stats_t, 72);
+AT(turso_sync_stats_t, cdc_operations, 0);
+AT(turso_sync_stats_t, main_wal_size, 8);
+AT(turso_sync_stats_t, revert_wal_size, 16);
+AT(turso_sync_stats_t, last_pull_unix_time, 24);
+AT(turso_sync_stats_t, last_push_unix_time, 32);
+AT(turso_sync_stats_t, network_sent_bytes, 40);
+AT(turso_sync_stats_t, network_received_bytes, 48);
+AT(turso_sync_stats_t, revision, 56);
+#endif
+
+SIZE(turso_status_code_t, 4);
+SIZE(turso_type_t, 4);
+SIZE(turso_tracing_level_t, 4);
+SIZE(turso_database_open_flags_t, 4);
+SIZE(turso_sync_io_request_type_t, 4);
+SIZE(turso_sync_operation_result_type_t, 4);
+VALUE(TURSO_OK, 0);
+VALUE(TURSO_DONE, 1);
+VALUE(TURSO_ROW, 2);
+VALUE(TURSO_IO, 3);
+VALUE(TURSO_BUSY, 4);
+VALUE(TURSO_INTERRUPT, 5);
+VALUE(TURSO_BUSY_SNAPSHOT, 6);
+VALUE(TURSO_ERROR, 127);
+VALUE(TURSO_MISUSE, 128);
+VALUE(TURSO_CONSTRAINT, 129);
+VALUE(TURSO_READONLY, 130);
+VALUE(TURSO_DATABASE_FULL, 131);
+VALUE(TURSO_NOTADB, 132);
+VALUE(TURSO_CORRUPT, 133);
+VALUE(TURSO_IOERR, 134);
+VALUE(TURSO_TYPE_UNKNOWN, 0);
+VALUE(TURSO_TYPE_INTEGER, 1);
+VALUE(TURSO_TYPE_REAL, 2);
+VALUE(TURSO_TYPE_TEXT, 3);
+VALUE(TURSO_TYPE_BLOB, 4);
+VALUE(TURSO_TYPE_NULL, 5);
+VALUE(TURSO_TRACING_LEVEL_ERROR, 1);
+VALUE(TURSO_TRACING_LEVEL_WARN, 2);
+VALUE(TURSO_TRACING_LEVEL_INFO, 3);
+VALUE(TURSO_TRACING_LEVEL_DEBUG, 4);
+VALUE(TURSO_TRACING_LEVEL_TRACE, 5);
+VALUE(TURSO_DATABASE_OPEN_DEFAULT, 0);
+VALUE(TURSO_DATABASE_OPEN_READONLY, 1);
+VALUE(TURSO_SYNC_IO_NONE, 0);
+VALUE(TURSO_SYNC_IO_HTTP, 1);
+VALUE(TURSO_SYNC_IO_FULL_READ, 2);
+VALUE(TURSO_SYNC_IO_FULL_WRITE, 3);
+VALUE(TURSO_ASYNC_RESULT_NONE, 0);
+VALUE(TURSO_ASYNC_RESULT_CONNECTION, 1);
+VALUE(TURSO_ASYNC_RESULT_CHANGES, 2);
+VALUE(TURSO_ASYNC_RESULT_STATS, 3);

@@ -1,0 +1,350 @@
+//! Handles, threads, observers, and what a capturing connection refuses.
+
+mod capture_support;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+
+use capture_support::*;
+use turso_sync::capture::{Connection, Observer, OpenOptions, Step};
+use turso_sync::error::{Category, Code};
+
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a);";
+
+#[test]
+fn handles_cross_threads() {
+    fn sendable<T: Send + Sync>() {}
+    sendable::<Connection>();
+    sendable::<turso_sync::capture::Statement>();
+}
+
+#[test]
+fn defaults_are_those_of_sqlite_and_of_sync() {
+    let r = Replica::new(T);
+    let c = r.open();
+    for (pragma, expected) in [
+        ("foreign_keys", "0"),
+        ("journal_mode", "'wal'"),
+        ("synchronous", "1"),
+        ("busy_timeout", "5000"),
+        ("wal_autocheckpoint", "0"),
+        ("journal_size_limit", "4194304"),
+    ] {
+        assert_eq!(one(&c, &format!("PRAGMA {pragma}")), expected, "{pragma}");
+    }
+    let plain = Connection::open(":memory:", OpenOptions::default()).unwrap();
+    assert_eq!(one(&plain, "PRAGMA journal_mode"), "'memory'");
+    assert_eq!(one(&plain, "PRAGMA foreign_keys"), "0");
+}
+
+#[test]
+fn close_ends_everything() {
+    let r = Replica::new(T);
+    let c = r.open();
+    run(&c, "BEGIN; INSERT INTO t VALUES (1, 1)");
+    let mut s = prepare(&c, "SELECT 'text'");
+    assert_eq!(s.step(), Ok(Step::Row));
+    let kept = s.value_bytes(0).unwrap();
+    c.close().unwrap();
+    assert_eq!(kept, b"text");
+    c.close().unwrap();
+    c.interrupt();
+    for e in [
+        s.step().unwrap_err(),
+        c.execute_batch("SELECT 1").unwrap_err(),
+        s.bind_null(1).unwrap_err(),
+    ] {
+        assert_eq!((e.code, e.message.as_str()), (Code::Error, "Connection closed"));
+    }
+    assert_eq!(
+        (s.column_count(), s.value_type(0), c.is_autocommit()),
+        (0, None, false)
+    );
+    assert!(r.log().is_empty(), "rolled back");
+}
+
+#[test]
+fn a_statement_keeps_its_connection_and_finalize_ends_it() {
+    let r = Replica::new(T);
+    let c = r.open();
+    let mut s = prepare(&c, "INSERT INTO t(a) VALUES (:a) RETURNING id AS key, a");
+    drop(c);
+    s.bind_text(1, "x").unwrap();
+    assert_eq!(s.step(), Ok(Step::Row));
+    assert_eq!((s.value_integer(0), s.value_bytes(1)), (1, Some(&b"x"[..])));
+    assert_eq!(
+        (s.value_bytes(0), s.value_real(1), s.value_type(2)),
+        (None, 0.0, None)
+    );
+    assert_eq!(
+        (s.column_name(0).as_deref(), s.column_name(9)),
+        (Some("key"), None)
+    );
+    assert_eq!(
+        (
+            s.parameter_count(),
+            s.parameter_index(":a"),
+            s.parameter_name(1).as_deref()
+        ),
+        (1, Some(1), Some(":a"))
+    );
+    assert_eq!(s.bind_integer(1, 1).unwrap_err().code, Code::Misuse, "running");
+    s.reset(true).unwrap();
+    assert_eq!(
+        s.bind_integer(2, 1).unwrap_err().code,
+        Code::Misuse,
+        "out of range"
+    );
+    s.finalize().unwrap();
+    s.finalize().unwrap();
+    assert_eq!(s.step().unwrap_err().code, Code::Misuse);
+    assert_eq!(r.log(), ["+t#1>1,'x'"]);
+}
+
+/// Uses the connection from inside, which is as forbidden as from another thread.
+#[test]
+fn concurrent_use_is_misuse() {
+    let r = Replica::new(T);
+    let c = r.open();
+    let mut long = prepare(
+        &c,
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
+    );
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| long.step());
+        // The other thread gets MISUSE once the statement runs; then it is interrupted until it has ended.
+        let e = loop {
+            match c.execute_batch("SELECT 1") {
+                Err(e) => break e,
+                Ok(()) => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(
+            (e.code, e.message.as_str()),
+            (Code::Misuse, "concurrent use forbidden")
+        );
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                c.interrupt();
+                std::thread::yield_now();
+            }
+        });
+        assert!(matches!(runner.join().unwrap(), Err(e) if e.code == Code::Interrupt));
+        stop.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn an_interrupted_write_leaves_no_trace() {
+    let r = Replica::new(T);
+    let c = r.open();
+    let mut long = prepare(
+        &c,
+        "INSERT INTO t(a) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+    );
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| {
+            let result = long.step();
+            done.store(true, Ordering::SeqCst);
+            result
+        });
+        while !done.load(Ordering::SeqCst) {
+            c.interrupt();
+            std::thread::yield_now();
+        }
+        assert_eq!(runner.join().unwrap().unwrap_err().code, Code::Interrupt);
+    });
+    run(&c, "INSERT INTO t VALUES (1, 1)");
+    assert_eq!(r.log(), ["+t#1>1,1"]);
+}
+
+#[derive(Default)]
+struct Events {
+    frames: Mutex<Vec<u32>>,
+    closed: AtomicU32,
+}
+
+impl Observer for Events {
+    fn committed(&self, frames: u32) {
+        self.frames.lock().unwrap().push(frames);
+    }
+    fn closed(&self) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn the_observer_hears_of_commits_and_of_closing() {
+    let r = Replica::new(T);
+    let events = Arc::new(Events::default());
+    let observer: Arc<dyn Observer> = events.clone();
+    let options = OpenOptions {
+        capture: true,
+        observer: Some(observer),
+        ..Default::default()
+    };
+    let c = Connection::open(&r.path, options).unwrap();
+    let count = || events.frames.lock().unwrap().len();
+    run(
+        &c,
+        "SELECT * FROM t; BEGIN; INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 1)",
+    );
+    assert_eq!(count(), 0);
+    run(&c, "COMMIT");
+    assert_eq!(count(), 1);
+    let mut reader = prepare(&c, "SELECT * FROM t");
+    assert_eq!(reader.step(), Ok(Step::Row));
+    run(&c, "INSERT INTO t VALUES (3, 1)");
+    assert_eq!(count(), 1, "a statement is still running");
+    reader.reset(false).unwrap();
+    assert_eq!(count(), 2);
+    assert!(events.frames.lock().unwrap().is_sorted());
+    drop(c);
+    assert_eq!(
+        events.closed.load(Ordering::SeqCst),
+        0,
+        "the statement keeps the connection"
+    );
+    drop(reader);
+    assert_eq!(events.closed.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn the_last_close_leaves_the_wal_alone() {
+    let r = Replica::new(T);
+    let size = || std::fs::metadata(format!("{}-wal", r.path)).map_or(0, |m| m.len());
+    let c = r.open();
+    run(&c, "INSERT INTO t VALUES (1, 1)");
+    c.close().unwrap();
+    assert!(size() > 0);
+}
+
+#[test]
+fn paths_are_never_uris() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file:a.db?mode=memory");
+    let c = Connection::open(path.to_str().unwrap(), OpenOptions::default()).unwrap();
+    run(&c, "CREATE TABLE t(a)");
+    assert!(path.exists());
+    assert_eq!(
+        Connection::open("a\0b", OpenOptions::default())
+            .err()
+            .unwrap()
+            .code,
+        Code::Misuse
+    );
+}
+
+#[test]
+fn only_replicas_are_captured() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db").to_str().unwrap().to_owned();
+    let capture = || OpenOptions {
+        capture: true,
+        ..Default::default()
+    };
+    assert_eq!(
+        Connection::open(&path, capture()).err().unwrap().category,
+        Category::Usage
+    );
+    assert!(!std::path::Path::new(&path).exists());
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(a)")
+        .unwrap();
+    assert!(
+        Connection::open(&path, capture())
+            .err()
+            .unwrap()
+            .message
+            .contains("not a replica")
+    );
+    assert!(Connection::open(":memory:", capture()).is_err());
+}
+
+#[test]
+fn what_would_break_the_replica_is_refused_with_a_reason() {
+    let r = Replica::new(&format!(
+        "{T} CREATE TABLE turso_sync_last_change_id(client_id TEXT PRIMARY KEY, pull_gen, change_id);"
+    ));
+    let c = r.open();
+    for (sql, reason) in [
+        ("PRAGMA journal_mode = DELETE", "WAL"),
+        ("PRAGMA wal_checkpoint(TRUNCATE)", "checkpoint"),
+        ("PRAGMA writable_schema = ON", "CREATE"),
+        ("VACUUM", "VACUUM INTO"),
+        ("/* */ vacuum main", "VACUUM INTO"),
+        (
+            "INSERT INTO sqlite_dbpage VALUES (1, zeroblob(4096))",
+            "sqlite_dbpage",
+        ),
+        ("DELETE FROM turso_cdc", "read-only"),
+        ("UPDATE turso_sync_local SET value = 1", "read-only"),
+        ("DELETE FROM turso_sync_last_change_id", "read-only"),
+        ("DROP TABLE turso_cdc_version", "read-only"),
+        ("ALTER TABLE turso_cdc ADD COLUMN x", "read-only"),
+        ("CREATE INDEX i ON turso_cdc(id)", "read-only"),
+        (
+            "CREATE TRIGGER x AFTER INSERT ON turso_cdc BEGIN SELECT 1; END",
+            "read-only",
+        ),
+        (
+            "CREATE TEMP TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END",
+            "TEMP",
+        ),
+        (&format!("ATTACH '{}' AS self", r.path), "itself"),
+    ] {
+        let e = fails(&c, sql);
+        assert_eq!((e.code, e.category), (Code::Error, Category::Usage), "{sql}: {e}");
+        assert!(e.message.contains(reason), "{sql}: {e}");
+    }
+    assert_eq!(
+        one(
+            &c,
+            "SELECT count(*) FROM pragma_database_list WHERE name = 'self'"
+        ),
+        "0"
+    );
+    let copy = r.dir.path().join("copy.db");
+    run(&c, &format!("SELECT * FROM turso_cdc; SELECT * FROM turso_sync_local; PRAGMA journal_mode; PRAGMA synchronous = FULL;
+        PRAGMA user_version = 5; CREATE TEMP TABLE tt(a); CREATE TEMP TRIGGER x AFTER INSERT ON tt BEGIN SELECT 1; END;
+        VACUUM INTO '{}'", copy.display()));
+    assert!(copy.exists());
+    assert!(r.log().is_empty());
+}
+
+#[test]
+fn two_threads_write_one_table() {
+    let r = Replica::new(T);
+    let start = Barrier::new(2);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (r, start) = (&r, &start);
+            scope.spawn(move || {
+                let c = r.open();
+                c.set_busy_timeout(std::time::Duration::from_secs(60));
+                start.wait();
+                for i in 0..100 {
+                    if i % 10 == 0 {
+                        run(&c, &format!("BEGIN IMMEDIATE; INSERT INTO t(a) VALUES ({thread}); INSERT INTO t(a) VALUES (-1); COMMIT"));
+                    } else {
+                        run(&c, &format!("INSERT INTO t(a) VALUES ({thread})"));
+                    }
+                }
+            });
+        }
+    });
+    let entries = r.entries();
+    assert_eq!(entries.len(), 220);
+    for (e, rowid) in entries.iter().zip(1..) {
+        assert_eq!(e.rowid, rowid, "in the order of the commits");
+        assert!(e.txn_id <= e.change_id);
+    }
+    assert!(
+        entries
+            .windows(2)
+            .all(|w| w[0].change_id < w[1].change_id && w[0].txn_id <= w[1].txn_id)
+    );
+}

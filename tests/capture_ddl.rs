@@ -1,0 +1,212 @@
+//! Schema changes in the change log.
+
+mod capture_support;
+
+use capture_support::*;
+
+fn log_of(schema: &str, sql: &str) -> Vec<String> {
+    let r = Replica::new(schema);
+    run(&r.open(), sql);
+    let strip = |line: String| match line.split_once("sqlite_schema#0") {
+        // Root pages are beside the point.
+        Some((sign, rest)) => {
+            let is_page = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            let parts = rest.split(',').map(|part| if is_page(part) { "_" } else { part });
+            format!("{sign}{}", parts.collect::<Vec<_>>().join(","))
+        }
+        None => line,
+    };
+    r.log().into_iter().map(strip).collect()
+}
+
+const T: &str = "CREATE TABLE t(a, b);";
+
+#[test]
+fn create_logs_the_object_alone() {
+    let log = log_of(
+        "",
+        " /* x */ CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b UNIQUE); CREATE INDEX i ON t(b);
+        CREATE VIEW v AS SELECT 1; CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END",
+    );
+    assert_eq!(
+        log,
+        [
+            "+>'table','t','t',_,'CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b UNIQUE)'",
+            "+>'index','i','t',_,'CREATE INDEX i ON t(b)'",
+            "+>'view','v','v',_,'CREATE VIEW v AS SELECT 1'",
+            "+>'trigger','t','t',_,'CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END'",
+        ]
+    );
+}
+
+#[test]
+fn create_as_select_logs_the_rows_once() {
+    let log = log_of(
+        "CREATE TABLE t(a REAL); INSERT INTO t VALUES (1), (2);",
+        "CREATE TABLE x AS SELECT * FROM t",
+    );
+    assert_eq!(log[0], "+>'table','x','x',_,'CREATE TABLE x(a REAL)'");
+    assert_eq!(log[1..], ["+x#1>1.0", "+x#2>2.0"]);
+}
+
+#[test]
+fn statements_without_effect_log_nothing() {
+    let log = log_of(
+        T,
+        "CREATE TABLE IF NOT EXISTS t(x); DROP TABLE IF EXISTS u; REINDEX; ANALYZE; \
+                         CREATE TEMP VIEW tv AS SELECT 1; DROP VIEW tv",
+    );
+    assert_eq!(log, [""; 0]);
+}
+
+#[test]
+fn drop_logs_the_object_alone() {
+    let schema = format!(
+        "{T} CREATE UNIQUE INDEX i ON t(a); CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END;
+        INSERT INTO t VALUES (1, 2); CREATE VIEW v AS SELECT 1;"
+    );
+    let log = log_of(&schema, "DROP VIEW v; DROP TABLE T");
+    assert_eq!(
+        log,
+        [
+            "-<'view','v','v',_,'CREATE VIEW v AS SELECT 1'",
+            "-<'table','t','t',_,'CREATE TABLE t(a, b)'"
+        ]
+    );
+}
+
+#[test]
+fn dropping_a_referenced_table_logs_what_happens_to_other_tables() {
+    let schema = "CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);
+        CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO c VALUES (1);";
+    let log = log_of(schema, "PRAGMA foreign_keys = ON; DROP TABLE p");
+    assert_eq!(
+        log,
+        [
+            "-c#1<1@1",
+            "-<'table','p','p',_,'CREATE TABLE p(id INTEGER PRIMARY KEY)'"
+        ]
+    );
+}
+
+#[test]
+fn alter_carries_its_text() {
+    let log = log_of(
+        &format!("{T} INSERT INTO t VALUES (1, 2);"),
+        "-- add\nALTER TABLE t ADD COLUMN c DEFAULT 5 ; ALTER TABLE t RENAME COLUMN a TO z;
+         ALTER TABLE main.t DROP COLUMN b; ALTER TABLE t RENAME TO u; UPDATE u SET z = 3",
+    );
+    let ends = [
+        "ALTER TABLE t ADD COLUMN c DEFAULT 5",
+        "ALTER TABLE t RENAME COLUMN a TO z",
+        "ALTER TABLE main.t DROP COLUMN b",
+        "ALTER TABLE t RENAME TO u",
+    ];
+    for (line, end) in log.iter().zip(ends) {
+        assert!(line.starts_with("~<'table','t','t',"), "{line}");
+        assert!(
+            line.ends_with(&format!("!0,_,_,_,_,NULL,NULL,NULL,NULL,'{end}'")),
+            "{line}"
+        );
+    }
+    assert_eq!(log[4], "~u#1<1,5>3,5!1,0,3,NULL");
+    assert_eq!(log.len(), 5);
+}
+
+#[test]
+fn rolled_back_ddl_leaves_nothing_and_stale_descriptions_are_forgotten() {
+    let log = log_of(
+        T,
+        "BEGIN; ALTER TABLE t ADD COLUMN c REAL; INSERT INTO t VALUES (1, 2, 3); ROLLBACK;
+         BEGIN; SAVEPOINT s; DROP TABLE t; CREATE TABLE t(a REAL, b, c AS (1) STORED); INSERT INTO t VALUES (1, 2);
+         ROLLBACK TO s; INSERT INTO t VALUES (5, 6); COMMIT",
+    );
+    assert_eq!(log, ["+t#1>5,6"]);
+}
+
+#[test]
+fn a_schema_change_of_another_connection_is_noticed() {
+    let r = Replica::new("CREATE TABLE t(a);");
+    let (one, two) = (r.open(), r.open());
+    run(&one, "INSERT INTO t VALUES (1)");
+    run(&two, "DROP TABLE t; CREATE TABLE t(a REAL, g AS (a) STORED)");
+    run(&one, "INSERT INTO t VALUES (2)");
+    assert_eq!(r.log().last().unwrap(), "+t#1>2.0");
+}
+
+#[test]
+fn full_text_index_changes_reach_the_log_before_the_commit() {
+    let r = Replica::new("");
+    let c = r.open();
+    run(&c, "CREATE VIRTUAL TABLE f USING fts5(x)");
+    let created = r.log();
+    assert_eq!(created.len(), 1, "{created:?}");
+    assert!(
+        created[0].starts_with("+sqlite_schema#0>'table','f','f',0,'CREATE VIRTUAL TABLE"),
+        "{created:?}"
+    );
+    run(&c, "INSERT INTO f VALUES ('hello world')");
+    let tables: Vec<_> = r.entries()[1..]
+        .iter()
+        .map(|e| (e.table.clone(), e.depth))
+        .collect();
+    assert!(tables.contains(&("f_content".into(), 0)), "{tables:?}");
+    assert!(tables.contains(&("f_data".into(), 0)), "{tables:?}");
+    let transactions: Vec<_> = r.entries()[1..].iter().map(|e| e.txn_id).collect();
+    assert!(transactions.iter().all(|t| *t == transactions[0]));
+    run(
+        &c,
+        "BEGIN; INSERT INTO f VALUES ('more'); SAVEPOINT s; INSERT INTO f VALUES ('lost'); ROLLBACK TO s; COMMIT",
+    );
+    assert_eq!(
+        rows(
+            &c,
+            "SELECT x FROM f WHERE f MATCH 'more OR hello OR lost' ORDER BY rowid"
+        )
+        .unwrap(),
+        ["'hello world'", "'more'"]
+    );
+    run(
+        &c,
+        "INSERT INTO f(f) VALUES ('integrity-check'); ALTER TABLE f RENAME TO g; DROP TABLE g",
+    );
+    let log = r.log();
+    assert!(
+        log.last().unwrap().starts_with("-sqlite_schema#0<'table','g'"),
+        "{log:?}"
+    );
+    assert!(
+        log[log.len() - 2].ends_with("'ALTER TABLE f RENAME TO g'"),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn what_triggers_write_to_a_full_text_index_is_deeper() {
+    let r = Replica::new(
+        "CREATE TABLE d(x); CREATE VIRTUAL TABLE f USING fts5(x, content = d);
+        CREATE TRIGGER d1 AFTER INSERT ON d BEGIN INSERT INTO f(rowid, x) VALUES (new.rowid, new.x); END;",
+    );
+    let c = r.open();
+    run(&c, "INSERT INTO d VALUES ('hello')");
+    let entries = r.entries();
+    assert!(entries.len() > 2);
+    for e in entries {
+        assert_eq!(e.depth > 0, e.table != "d", "{}", show(&e));
+    }
+}
+
+#[test]
+fn other_virtual_tables() {
+    let r = Replica::new("CREATE VIRTUAL TABLE old USING fts4(x);");
+    let c = r.open();
+    run(
+        &c,
+        "CREATE VIRTUAL TABLE box USING rtree(id, a, b); INSERT INTO box VALUES (1, 2, 3);
+             BEGIN; INSERT INTO old VALUES ('hello'); COMMIT",
+    );
+    let tables: Vec<_> = r.entries().iter().map(|e| e.table.clone()).collect();
+    for table in ["box_node", "box_rowid", "old_content", "old_segdir"] {
+        assert!(tables.contains(&table.to_owned()), "{table} of {tables:?}");
+    }
+}
