@@ -114,7 +114,6 @@ fn unsafe_code_is_where_c_is_and_says_why() {
 
 #[test]
 fn no_file_is_endless() {
-    let tests = |name: &str| name.contains("test");
     let long = |text: &str| code(text).lines().count() > 800;
     let found: Vec<String> = source_files()
         .into_iter()

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use replay_capture::*;
 use rusqlite::Connection;
 use turso_sync::error::Category;
-use turso_sync::replay::Purpose;
+use turso_sync::replay::{Purpose, rebase_net};
 
 const BASE: &str = "
 CREATE TABLE k (id INTEGER PRIMARY KEY, a, b);
@@ -131,6 +131,26 @@ fn same(a: &Connection, b: &Connection, what: &str) -> Result<(), TestCaseError>
     Ok(())
 }
 
+/// The net effect leads where one change after the other leads, and predicts the push of what it leaves pending.
+fn check_net_effect(replica: &Connection, theirs: &str) -> Result<(), TestCaseError> {
+    let net = match rebased_with(rebase_net, replica, theirs, 0) {
+        Ok(net) => net,
+        Err(e) => {
+            prop_assert_eq!(e.category, Category::Conflict);
+            return Ok(());
+        }
+    };
+    if let Ok(pulled) = rebased(replica, theirs, 0) {
+        same(&net, &pulled, "net effect and single changes")?;
+    }
+    let remote = plain(theirs);
+    let statements = push_statements(&net, &remote).unwrap();
+    if let Err((statement, e)) = push(&remote, &statements) {
+        prop_assert!(false, "a push of the net effect succeeds: {} {:?}", e, statement);
+    }
+    same(&remote, &net, "push of the net effect")
+}
+
 fn check(local: &[Vec<String>], others: &[String], later: &[Vec<String>]) -> Result<(), TestCaseError> {
     let mut replica = Replica::new(BASE, 1);
     replica.conn.execute_batch("PRAGMA foreign_keys = ON").unwrap();
@@ -139,6 +159,7 @@ fn check(local: &[Vec<String>], others: &[String], later: &[Vec<String>]) -> Res
     let statements = push_statements(&replica.conn, &plain(BASE)).unwrap();
     let direct = plain(&theirs);
     let pushed = push(&direct, &statements);
+    check_net_effect(&replica.conn, &theirs)?;
     let pulled = match rebased(&replica.conn, &theirs, 0) {
         Ok(pulled) => pulled,
         Err(e) => {

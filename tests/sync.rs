@@ -619,3 +619,39 @@ fn a_chunked_bootstrap_gives_the_same_database() {
     assert!(requests > 3);
     assert_eq!(tables(&dir.path().join("a.db")), remote.tables());
 }
+
+#[test]
+fn a_conflict_that_the_user_has_repaired_is_gone() {
+    for repair in [
+        "UPDATE item SET name = 'mine' WHERE id = 31",
+        "DELETE FROM item WHERE id = 31",
+    ] {
+        for pull_first in [false, true] {
+            let remote = Remote::start(SHOP);
+            let dir = tempfile::tempdir().unwrap();
+            let (a, b) = two(&remote, &dir);
+            a.sql("INSERT INTO item VALUES (10, 'cup', 1)");
+            a.push().unwrap();
+            b.sql("BEGIN; INSERT INTO item VALUES (30, 'x', 1), (31, 'cup', 2), (32, 'y', 3); COMMIT");
+            b.sql("UPDATE item SET price = price + 1 WHERE id >= 30; INSERT INTO note VALUES ('other')");
+            assert_eq!(b.push().unwrap_err().category, Category::Conflict);
+            b.sql(repair);
+            if pull_first {
+                b.pull().unwrap();
+                // One change per row is left, in one transaction.
+                let log = "SELECT count(DISTINCT change_txn_id) || ' ' || count(*) FROM turso_cdc";
+                assert_eq!(b.text(log), "1 4");
+            }
+            let predicted = b.text("SELECT group_concat(id || name || price) FROM (SELECT * FROM item WHERE id >= 30 ORDER BY id)");
+            b.push().unwrap();
+            b.pull().unwrap();
+            a.pull().unwrap();
+            assert_eq!(b.tables(), remote.tables());
+            assert_eq!(a.tables(), remote.tables());
+            assert_eq!(
+                b.text("SELECT group_concat(id || name || price) FROM (SELECT * FROM item WHERE id >= 30 ORDER BY id)"),
+                predicted
+            );
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{ApplyContext, Base, BaseHealth, Changes, ChangesWriter};
 use crate::protocol::pull::PullUpdatesRequest;
-use crate::replay;
+use crate::replay::{self, RebaseFn};
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
 pub struct DbChangesStatus {
@@ -132,10 +132,17 @@ impl Inner {
             Some(_) => Base::Known(base_state(&state)),
             None => Base::Lost { epoch: state.epoch },
         };
-        let revision = downloaded.revision.clone();
-        let prepare = |context: &ApplyContext<'_>| rebuild(context, &state, revision);
-        self.store
-            .apply(base, &downloaded.changes, BUSY_TIMEOUT, prepare)?;
+        let apply = |replay: RebaseFn| {
+            self.store
+                .apply(base, &downloaded.changes, BUSY_TIMEOUT, |context| {
+                    rebuild(context, &state, &downloaded.revision, replay)
+                })
+        };
+        match apply(replay::rebase) {
+            // Perhaps the user has repaired it since. If not, the first word is the clearer one.
+            Err(e) if e.category == Category::Conflict => apply(replay::rebase_net).map_err(|_| e)?,
+            result => result?,
+        };
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
         drop(downloaded);
         self.checkpoint_if_large(guard);
@@ -148,17 +155,17 @@ impl Inner {
 }
 
 /// Makes the new local state on the scratch: what is only local, and the pending changes over the new base.
-fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: String) -> Result<()> {
+fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, replay: RebaseFn) -> Result<()> {
     let last = state::last_change_id(context.current)?;
     let before = state::read_watermark(context.current, &state.client_id)?;
     let now = state::read_watermark(context.scratch, &state.client_id)?;
     let acknowledged = check_watermark(before, now, last)?;
     log::create_local_tables(context.scratch)?;
-    replay::rebase(context.current, context.scratch, acknowledged)?;
+    replay(context.current, context.scratch, acknowledged)?;
     let state = ReplicaState {
         client_id: state.client_id.clone(),
         epoch: context.new_epoch,
-        revision,
+        revision: revision.to_owned(),
         base_pages: context.base_pages,
         change_floor: last,
     };

@@ -58,14 +58,23 @@ impl Inner {
         for _ in 0..MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
-                BaseHealth::Intact => self.push_once(&state).await?,
+                BaseHealth::Intact => self.push_once(&state).await,
                 // Without the base, nobody knows the schema that the oldest pending change had.
-                _ => Outcome::RemoteMoved,
+                _ => Ok(Outcome::RemoteMoved),
             };
             match outcome {
-                Outcome::Done => return Ok(()),
-                Outcome::RemoteMoved => self.pull(guard).await?,
-            };
+                Ok(Outcome::Done) => return Ok(()),
+                Ok(Outcome::RemoteMoved) => {
+                    self.pull(guard).await?;
+                }
+                // What was in conflict with the remote may not be so over its newest state: a pull finds out.
+                Err(e) if e.category == Category::Conflict => {
+                    if !matches!(self.pull(guard).await, Ok(true)) {
+                        return Err(e);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
         }
         Err(Error::busy(
             "other clients keep changing the remote under this push; repeat it later",

@@ -1,6 +1,7 @@
 //! Turns the change log into SQL: one generator, two executors.
 //!
-//! * [`rebase`] (pull) carries the pending changes over to a new base and executes them there;
+//! * [`rebase`] (pull) carries the pending changes over to a new base and executes them there; where that is in
+//!   conflict, [`rebase_net`] tries their net effect;
 //! * [`PushGenerator`] makes the statements of one local transaction for the remote.
 //!
 //! Both run the very same SQL text, so that a pull predicts what a push will do. The rules:
@@ -23,6 +24,7 @@
 mod cascade;
 mod ddl;
 mod generator;
+mod net;
 mod push;
 mod rebase;
 mod table;
@@ -33,12 +35,16 @@ use std::sync::Arc;
 
 pub use generator::Generator;
 pub use push::PushGenerator;
-pub use rebase::{RebaseReport, rebase};
+pub use rebase::{RebaseReport, rebase, rebase_net};
 pub use transactions::Transactions;
 
 use crate::capture::log::{LOCAL_TABLES, LogEntry, WATERMARK_TABLE};
 use crate::error::{Category, Code, Error};
 use crate::record::Value;
+
+/// [`rebase`] or [`rebase_net`].
+pub type RebaseFn =
+    fn(&rusqlite::Connection, &rusqlite::Connection, i64) -> crate::error::Result<RebaseReport>;
 
 /// What a statement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

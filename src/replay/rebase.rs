@@ -11,6 +11,7 @@ use crate::record::{Value, encode};
 use crate::replay::cascade::Cascades;
 use crate::replay::ddl::{Applied, Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
 use crate::replay::generator::{Generator, RowChange, count_rows};
+use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::{Bound, from_column};
 use crate::replay::{Purpose, Transactions, conflict, is_internal};
@@ -38,17 +39,7 @@ pub struct RebaseReport {
 ///
 /// A constraint failure, and a change whose table or column is gone, is an error of category `Conflict`.
 pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> Result<RebaseReport> {
-    if scratch.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))? {
-        return Err(Error::misuse("replay needs foreign keys off"));
-    }
-    scratch.set_prepared_statement_cache_capacity(256);
-    let mut rebase = Rebase {
-        scratch,
-        local: local_schema(current, acknowledged)?,
-        local_tables: Generator::new(),
-        generator: Generator::new(),
-        moved: HashMap::new(),
-    };
+    let mut rebase = Rebase::new(current, scratch, acknowledged)?;
     let mut report = RebaseReport {
         replayed_changes: 0,
         replayed_transactions: 0,
@@ -62,6 +53,21 @@ pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> 
         report.last_change_id = entries.last().map_or(report.last_change_id, |e| e.change_id);
     }
     Ok(report)
+}
+
+/// Like [`rebase`], with the net effect of the pending changes, which become one transaction. Where one change after
+/// the other is in conflict this may succeed, because what the user has repaired since is gone. Holds all pending
+/// changes in memory.
+pub fn rebase_net(current: &Connection, scratch: &Connection, acknowledged: i64) -> Result<RebaseReport> {
+    let mut rebase = Rebase::new(current, scratch, acknowledged)?;
+    let local = local_schema(current, acknowledged)?;
+    let entries = net_effect(current, scratch, local, acknowledged)?;
+    let replayed_changes = rebase.transaction(&entries)?;
+    Ok(RebaseReport {
+        replayed_changes,
+        replayed_transactions: u64::from(replayed_changes > 0),
+        last_change_id: entries.last().map_or(acknowledged, |e| e.change_id),
+    })
 }
 
 /// The tables of `current` as they were before the pending changes: the present ones, with the pending schema
@@ -155,7 +161,21 @@ struct Rebase<'a> {
     moved: HashMap<String, Moved>,
 }
 
-impl Rebase<'_> {
+impl<'a> Rebase<'a> {
+    fn new(current: &Connection, scratch: &'a Connection, acknowledged: i64) -> Result<Self> {
+        if scratch.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))? {
+            return Err(Error::misuse("replay needs foreign keys off"));
+        }
+        scratch.set_prepared_statement_cache_capacity(256);
+        Ok(Rebase {
+            scratch,
+            local: local_schema(current, acknowledged)?,
+            local_tables: Generator::new(),
+            generator: Generator::new(),
+            moved: HashMap::new(),
+        })
+    }
+
     /// Replays a transaction; returns the number of entries written.
     fn transaction(&mut self, entries: &[LogEntry]) -> Result<u64> {
         let mut written = 0;
@@ -480,7 +500,7 @@ fn free_rowid(conn: &Connection, table: &Table, alias: &str, wanted: i64) -> Res
 }
 
 /// `entry` with the content of `change`, as a change that nothing else redoes.
-fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
+pub(super) fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
     let row = |values: &Vec<Value>| (!values.is_empty()).then(|| encode(values));
     let updates = (change.change_type == ChangeType::Update).then(|| {
         let flags = change.mask.iter().map(|set| Value::Integer(i64::from(*set)));

@@ -97,7 +97,6 @@ def test_a_conflict_does_not_stop_local_work(server, rivals):
 REPAIRS = ["UPDATE account SET email = 'mine@x' WHERE id = 11", "DELETE FROM account WHERE id = 11"]
 
 
-@pytest.mark.xfail(strict=True, reason="changes are sent one by one, not their net effect: a later repair comes too late")
 @pytest.mark.parametrize("first", ["push", "pull"])
 @pytest.mark.parametrize("repair", REPAIRS)
 def test_a_local_repair_lets_the_change_through(server, rivals, repair, first):

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ffi, params_from_iter};
 use turso_sync::capture::log::{ChangeType, LogEntry, create_local_tables, write_entry};
 use turso_sync::error::{Error, Result};
 use turso_sync::record::{Value, encode};
-use turso_sync::replay::{PushGenerator, ReplayStatement, Transactions, rebase};
+use turso_sync::replay::{PushGenerator, RebaseFn, ReplayStatement, Transactions, rebase};
 
 type Hook = unsafe extern "C" fn(
     *mut c_void,
@@ -332,10 +332,20 @@ fn schema_changes(sql: &str, before: &Schema, after: &Schema) -> Vec<LogEntry> {
 
 /// The new base from `sql` with the pending changes of `local` on it.
 pub fn rebased(local: &Connection, sql: &str, acknowledged: i64) -> Result<Connection> {
+    rebased_with(rebase, local, sql, acknowledged)
+}
+
+/// The same by the way `replay`.
+pub fn rebased_with(
+    replay: RebaseFn,
+    local: &Connection,
+    sql: &str,
+    acknowledged: i64,
+) -> Result<Connection> {
     let scratch = plain(sql);
     create_local_tables(&scratch)?;
     scratch.execute_batch("BEGIN")?;
-    rebase(local, &scratch, acknowledged)?;
+    replay(local, &scratch, acknowledged)?;
     scratch.execute_batch("COMMIT")?;
     Ok(scratch)
 }
