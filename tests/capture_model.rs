@@ -163,10 +163,18 @@ fn ddl(r: &mut Random) -> String {
     .to_owned()
 }
 
-/// One connection with statements that stay open between actions.
+/// A statement that stays open between actions.
+struct Open {
+    statement: Statement,
+    writes: bool,
+    /// Its last step led to a row.
+    half_way: bool,
+}
+
+/// One connection with its open statements.
 struct Runner {
     connection: Connection,
-    open: Vec<Statement>,
+    open: Vec<Open>,
 }
 
 impl Runner {
@@ -183,6 +191,11 @@ impl Runner {
         }
     }
 
+    /// True if a write statement may be half way outside of a transaction.
+    fn writes_in_autocommit(&self) -> bool {
+        self.connection.is_autocommit() && self.open.iter().any(|o| o.writes && o.half_way)
+    }
+
     fn act(&mut self, action: &Action) -> Vec<String> {
         let mut seen = Vec::new();
         match action {
@@ -195,31 +208,37 @@ impl Runner {
                     } else {
                         1000
                     };
+                    let mut half_way = false;
                     for _ in 0..limit {
                         seen.push(Self::step(&mut statement));
-                        if seen
-                            .last()
-                            .is_some_and(|s| s.starts_with("done") || s.contains("Some("))
-                        {
+                        half_way = seen.last().is_some_and(|s| is_row(s));
+                        if !half_way {
                             break;
                         }
                     }
                     if matches!(action, Action::Open(..)) {
-                        self.open.push(statement);
+                        self.open.push(Open {
+                            statement,
+                            writes: !sql.starts_with("SELECT"),
+                            half_way,
+                        });
                     }
                 }
             },
             Action::Step(i) => {
                 let len = self.open.len().max(1);
-                if let Some(statement) = self.open.get_mut(*i as usize % len) {
-                    seen.push(Self::step(statement));
+                if let Some(open) = self.open.get_mut(*i as usize % len) {
+                    let result = Self::step(&mut open.statement);
+                    open.half_way = is_row(&result);
+                    seen.push(result);
                 }
             }
             Action::Reset(i) => {
                 let len = self.open.len().max(1);
-                if let Some(statement) = self.open.get_mut(*i as usize % len) {
+                if let Some(open) = self.open.get_mut(*i as usize % len) {
                     // SQLite's own reset repeats an error that a step reported; only success is compared.
-                    let _ = statement.reset(false);
+                    let _ = open.statement.reset(false);
+                    open.half_way = false;
                 }
             }
             Action::Close(i) => {
@@ -233,6 +252,11 @@ impl Runner {
         seen.push(format!("{}", self.connection.last_insert_rowid()));
         seen
     }
+}
+
+/// True if a step that was shown as `result` led to a row.
+fn is_row(result: &str) -> bool {
+    !result.starts_with("done") && !result.contains("Some(")
 }
 
 fn describe(action: &Action) -> String {
@@ -392,12 +416,25 @@ fn check(seed: u64) {
         open: Vec::new(),
     });
     let mut program = Vec::new();
+    // SQLite forgets the statement transactions of running statements when BEGIN ends autocommit mode (3.53: OP_AutoCommit
+    // calls sqlite3CloseSavepoints behind an assert that there are none). A statement that fails then undoes finished ones,
+    // too. Ours does not, so after such a BEGIN only the log can be checked; every other seed leaves it out.
+    let mut comparable = true;
     for _ in 0..60 {
         let action = action(&mut random);
+        if matches!(&action, Action::Run(sql) if sql == "BEGIN") && runners[0].writes_in_autocommit() {
+            if seed % 2 == 0 {
+                continue;
+            }
+            comparable = false;
+        }
         program.push(describe(&action));
         let [ours, theirs] = &mut runners;
-        let (ours, theirs) = (ours.act(&action), theirs.act(&action));
-        assert_eq!(ours, theirs, "seed {seed}, program:\n{}", program.join("\n"));
+        let ours = ours.act(&action);
+        if comparable {
+            let theirs = theirs.act(&action);
+            assert_eq!(ours, theirs, "seed {seed}, program:\n{}", program.join("\n"));
+        }
     }
     let [mut ours, mut theirs] = runners;
     let finish = |r: &mut Runner| {
@@ -416,7 +453,9 @@ fn check(seed: u64) {
             captured.log().join("\n")
         )
     };
-    assert_eq!(result, dump(&plain.plain()), "{}", text());
+    if comparable {
+        assert_eq!(result, dump(&plain.plain()), "{}", text());
+    }
 
     let db = copy.plain();
     db.pragma_update(None, "foreign_keys", false).unwrap();
