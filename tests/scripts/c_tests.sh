@@ -134,8 +134,8 @@ refused() {
 }
 
 # Only what is lost for good counts: the Rust runtime keeps some memory, reachable until the end, on purpose.
-valgrind="valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect
-    --show-leak-kinds=definite,indirect"
+valgrind="valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible
+    --show-leak-kinds=definite,indirect,possible"
 
 data=$work/data
 san=$work/sanitized
