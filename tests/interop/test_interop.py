@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from peers import Official, Ours, patiently, reopen, settle
 
 MORE_TABLES = [
@@ -166,6 +167,23 @@ def a_process_that_dies(ours, key):
     command = [sys.executable, "-c", script, str(ours.path), ours.url, str(key)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 7, ended.stderr
+
+
+def test_nothing_is_pending_after_a_push(ours):
+    ours.execute("INSERT INTO Artist VALUES (900000, 'one')")
+    with ours.transaction():
+        ours.execute("UPDATE Artist SET Name = 'two' WHERE ArtistId = 900000")
+        ours.execute("DELETE FROM Artist WHERE ArtistId = 3")
+    assert ours.replica.stats()["cdc_operations"] == 3
+    ours.push()
+    assert ours.replica.stats()["cdc_operations"] == 0
+
+
+@pytest.mark.xfail(strict=True, reason="a push that has no statement to send does not move the watermark")
+def test_a_change_that_changes_nothing_does_not_stay_pending(ours):
+    ours.execute("UPDATE Artist SET Name = Name WHERE ArtistId = 1")
+    ours.push()
+    assert ours.replica.stats()["cdc_operations"] == 0
 
 
 def test_schema_changes_travel_from_us(server, ours, official):

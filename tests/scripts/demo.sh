@@ -4,6 +4,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 database=${1:-}
+if [ -n "$database" ] && [ ! -r "$database" ]; then
+    echo "demo: cannot read $database" >&2
+    exit 1
+fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/turso-sync-demo.XXXXXX")
 server=
 cleanup() {
