@@ -423,7 +423,7 @@ fn check(seed: u64) {
     for _ in 0..60 {
         let action = action(&mut random);
         if matches!(&action, Action::Run(sql) if sql == "BEGIN") && runners[0].writes_in_autocommit() {
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 continue;
             }
             comparable = false;

@@ -83,9 +83,7 @@ impl Inner {
 
     async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
         let acknowledged = self.ask_watermark(state).await?;
-        let generator = self
-            .store
-            .with_base(&base_state(state), |base| PushGenerator::new(base))?;
+        let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
             generator,
             client_id: state.client_id.clone(),
