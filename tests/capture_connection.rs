@@ -333,8 +333,11 @@ fn reserved_names_are_refused_even_where_no_such_table_exists() {
             format!("ALTER TABLE main.t RENAME TO /* */ [{name}];"),
         ] {
             let e = fails(&c, &sql);
-            assert_eq!(e.category, Category::Usage, "{sql}: {e}");
-            assert!(e.message.contains("sync engine"), "{sql}: {e}");
+            // SQLite itself refuses some statements when there is such a table.
+            let exists = e.message.contains("there is already");
+            assert_eq!(exists, e.category == Category::Database, "{sql}: {e}");
+            assert!(exists || e.message.contains("sync engine"), "{sql}: {e}");
+            assert!(!exists || !name.contains("Last"), "{sql}: {e}");
         }
     }
     let e = fails(&c, "CREATE VIRTUAL TABLE turso_sync_last_change_id USING fts5(a)");
