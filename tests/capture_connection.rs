@@ -316,6 +316,37 @@ fn what_would_break_the_replica_is_refused_with_a_reason() {
 }
 
 #[test]
+fn reserved_names_are_refused_even_where_no_such_table_exists() {
+    let r = Replica::new(T);
+    let c = r.open();
+    for name in [
+        "turso_cdc",
+        "turso_cdc_version",
+        "turso_sync_local",
+        "Turso_Sync_Last_Change_Id",
+    ] {
+        for sql in [
+            format!("CREATE TABLE {name}(a)"),
+            format!("CREATE TABLE main.{name} AS SELECT 1 AS a"),
+            format!("CREATE VIEW {name} AS SELECT 1"),
+            format!("ALTER TABLE t RENAME TO {name}"),
+            format!("ALTER TABLE main.t RENAME TO /* */ [{name}];"),
+        ] {
+            let e = fails(&c, &sql);
+            // SQLite itself refuses some statements when there is such a table.
+            let exists = e.message.contains("there is already");
+            assert_eq!(exists, e.category == Category::Database, "{sql}: {e}");
+            assert!(exists || e.message.contains("sync engine"), "{sql}: {e}");
+            assert!(!exists || !name.contains("Last"), "{sql}: {e}");
+        }
+    }
+    let e = fails(&c, "CREATE VIRTUAL TABLE turso_sync_last_change_id USING fts5(a)");
+    assert!(e.message.contains("sync engine"), "{e}");
+    run(&c, "ALTER TABLE t RENAME COLUMN a TO turso_cdc");
+    assert_eq!(r.log().len(), 1);
+}
+
+#[test]
 fn two_threads_write_one_table() {
     let r = Replica::new(T);
     let start = Barrier::new(2);

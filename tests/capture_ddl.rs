@@ -50,6 +50,20 @@ fn create_as_select_logs_the_rows_once() {
 }
 
 #[test]
+fn create_as_select_whose_rows_cannot_be_read_is_refused() {
+    let r = Replica::new(T);
+    let c = r.open();
+    let e = fails(&c, "CREATE TABLE x AS SELECT 1 AS rowid, 2 AS _rowid_, 3 AS oid");
+    assert!(e.message.contains("CREATE TABLE and INSERT"), "{e}");
+    assert!(r.log().is_empty());
+    run(
+        &c,
+        "CREATE TABLE x(rowid, _rowid_, oid); INSERT INTO x VALUES (1, 2, 3)",
+    );
+    assert_eq!(r.log()[1], "+x#1>1,2,3");
+}
+
+#[test]
 fn statements_without_effect_log_nothing() {
     let log = log_of(
         T,

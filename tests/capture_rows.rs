@@ -299,6 +299,63 @@ fn failed_statements_keep_or_drop_like_sqlite() {
 }
 
 #[test]
+fn a_failed_statement_that_cannot_be_examined_rolls_its_transaction_back() {
+    let schema =
+        "CREATE TABLE h(rowid UNIQUE, _rowid_, oid); INSERT INTO h VALUES (9, 9, 9); CREATE TABLE t(a);";
+    for conflict in ["ABORT", "FAIL"] {
+        for begin in ["", "BEGIN;"] {
+            let r = Replica::new(schema);
+            let c = r.open();
+            run(&c, "INSERT INTO t VALUES (1)");
+            run(&c, &format!("{begin} INSERT INTO t VALUES (2)"));
+            let e = fails(
+                &c,
+                &format!("INSERT OR {conflict} INTO h VALUES (1, 1, 1), (9, 1, 1)"),
+            );
+            assert_eq!(e.code, Code::Constraint);
+            for part in [
+                "rolled back",
+                "UNIQUE constraint failed: h.rowid",
+                "columns hide the rowid",
+            ] {
+                assert!(e.message.contains(part), "{e}");
+            }
+            assert!(c.is_autocommit());
+            let kept = if begin.is_empty() { 2 } else { 1 };
+            assert_eq!(r.log().len(), kept);
+            assert_eq!(one(&c, "SELECT count(*) FROM t"), kept.to_string());
+            assert_eq!(one(&c, "SELECT count(*) FROM h"), "1");
+            // A table that can be examined tells about the whole statement.
+            run(
+                &c,
+                "CREATE TRIGGER ht AFTER INSERT ON h BEGIN INSERT INTO t VALUES (new.oid); END",
+            );
+            let e = fails(&c, "INSERT OR FAIL INTO h VALUES (1, 1, 1), (9, 1, 1)");
+            assert_eq!(e.message, "UNIQUE constraint failed: h.rowid");
+            assert_eq!(
+                r.log()[kept + 1..],
+                ["+h#2>1,1,1", &format!("+t#{}>1@1", kept + 1)]
+            );
+        }
+    }
+}
+
+#[test]
+fn a_statement_that_fails_after_begin_undoes_only_itself() {
+    let r = Replica::new(T);
+    let c = r.open();
+    let mut open = prepare(&c, "INSERT INTO t VALUES (1, 1, 1), (2, 1, 1) RETURNING id");
+    assert_eq!(open.step(), Ok(Step::Row));
+    run(&c, "INSERT INTO t VALUES (3, 1, 1); BEGIN");
+    let e = fails(&c, "INSERT INTO t VALUES (4, 1, 1), (1, 1, 1)");
+    assert_eq!(e.code, Code::Constraint);
+    open.reset(false).unwrap();
+    run(&c, "COMMIT");
+    assert_eq!(r.log(), ["+t#1>1,1,1", "+t#2>2,1,1", "+t#3>3,1,1"]);
+    assert_eq!(one(&c, "SELECT group_concat(id) FROM t"), "'1,2,3'");
+}
+
+#[test]
 fn failed_trigger_statements_that_touch_other_tables_only() {
     let schema = "CREATE TABLE t(a); CREATE TABLE l(x PRIMARY KEY, y) WITHOUT ROWID;
       CREATE TRIGGER tt BEFORE INSERT ON t BEGIN INSERT INTO l VALUES (new.a, 1);

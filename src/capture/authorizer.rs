@@ -235,21 +235,58 @@ pub(super) fn vacuum(sql: &str) -> Option<Vacuum> {
     if strip_keyword(rest, "INTO").is_some() {
         return Some(Vacuum::Into);
     }
-    // A schema name may stand in between, quoted or not.
-    let close = match rest.chars().next() {
-        Some(quote @ ('"' | '\'' | '`')) => Some(quote),
-        Some('[') => Some(']'),
-        _ => None,
-    };
-    let rest = match close {
-        Some(close) => rest
-            .get(1..)
-            .and_then(|r| r.split_once(close))
-            .map_or("", |(_, after)| after),
-        None => rest.trim_start_matches(is_word),
-    };
+    // A schema name may stand in between.
+    let rest = identifier(rest).map_or(rest, |(_, rest)| rest);
     let into = strip_keyword(skip_blank(rest), "INTO").is_some();
     Some(if into { Vacuum::Into } else { Vacuum::InPlace })
+}
+
+/// The reason why ALTER TABLE … RENAME TO … is refused: the authorizer never hears of the new name.
+pub(super) fn check_new_name(sql: &str) -> Result<(), String> {
+    match new_table_name(sql) {
+        Some(name) if is_reserved(&name) => Err(format!(
+            "the name {name} is reserved for a table of the sync engine; choose another one"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The new name in an ALTER TABLE … RENAME TO … that SQLite has accepted.
+fn new_table_name(sql: &str) -> Option<String> {
+    let keyword = |sql, keyword| strip_keyword(skip_blank(sql), keyword);
+    let (_, mut rest) = identifier(keyword(keyword(sql, "ALTER")?, "TABLE")?)?;
+    if let Some(table) = skip_blank(rest).strip_prefix('.') {
+        rest = identifier(table)?.1;
+    }
+    let (name, _) = identifier(keyword(keyword(rest, "RENAME")?, "TO")?)?;
+    Some(name)
+}
+
+/// The name at the start of `sql`, quoted or not, and what follows it.
+fn identifier(sql: &str) -> Option<(String, &str)> {
+    let sql = skip_blank(sql);
+    let close = match sql.chars().next()? {
+        quote @ ('"' | '\'' | '`') => quote,
+        '[' => ']',
+        _ => {
+            let (name, rest) = sql.split_at(sql.find(|c| !is_word(c)).unwrap_or(sql.len()));
+            return (!name.is_empty()).then(|| (name.to_owned(), rest));
+        }
+    };
+    let mut name = String::new();
+    let mut rest = sql.get(1..)?;
+    loop {
+        let (part, after) = rest.split_once(close)?;
+        name += part;
+        // A doubled quote stands for itself.
+        match after.strip_prefix(close).filter(|_| close != ']') {
+            Some(more) => {
+                name.push(close);
+                rest = more;
+            }
+            None => return Some((name, after)),
+        }
+    }
 }
 
 fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
@@ -287,6 +324,23 @@ mod tests {
         for sql in ["", "vacuums", "SELECT 'vacuum'", "-- vacuum"] {
             assert_eq!(vacuum(sql), None, "{sql}");
         }
+    }
+
+    #[test]
+    fn the_new_name_of_a_table_is_found_in_all_spellings() {
+        for (sql, name) in [
+            ("ALTER TABLE a RENAME TO b", "b"),
+            (" -- x\nalter/**/table main . [a b] rename to\n`b``c`;", "b`c"),
+            ("ALTER TABLE \"a\".\"x\"\"y\"RENAME TO\"b\"", "b"),
+            ("ALTER TABLE rename RENAME TO to", "to"),
+            ("ALTER TABLE a RENAME COLUMN b TO c", ""),
+            ("ALTER TABLE a ADD COLUMN b", ""),
+            ("EXPLAIN ALTER TABLE a RENAME TO b", ""),
+        ] {
+            assert_eq!(new_table_name(sql).unwrap_or_default(), name, "{sql}");
+        }
+        assert!(check_new_name("ALTER TABLE a RENAME TO \"Turso_CDC\"").is_err());
+        assert!(check_new_name("ALTER TABLE a RENAME TO turso").is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
 use crate::capture::flush::{LogRow, LogWriter};
 use crate::capture::log::ChangeType;
 use crate::capture::sqlite::{Db, quoted};
-use crate::error::Result;
+use crate::error::{Category, Code, Error, Result};
 use crate::record::{self, Value};
 
 const SCHEMA_TABLE: &str = "sqlite_schema";
@@ -144,8 +144,20 @@ fn schema_row(change_type: ChangeType) -> LogRow<'static> {
 /// The preupdate hook is silent about the rows of CREATE TABLE AS SELECT.
 fn write_initial_rows(db: Db, log: &mut LogWriter, table: &str) -> Result<()> {
     let info = log.tables.get(db, table)?;
-    let Some(rowid) = info.rowid_name().filter(|_| !info.without_rowid) else {
+    if info.without_rowid {
         return Ok(());
+    }
+    let Some(rowid) = info.rowid_name() else {
+        let mut any = db.prepare(&format!("SELECT 1 FROM main.{} LIMIT 1", quoted(table)))?;
+        return match any.step()? {
+            true => Err(Error::new(
+                Category::Usage,
+                Code::Error,
+                "rows of CREATE TABLE AS SELECT cannot be captured while columns hide the rowid; rename one of the \
+                 columns rowid, _rowid_ and oid, or use CREATE TABLE and INSERT",
+            )),
+            false => Ok(()),
+        };
     };
     let mut rows = db.prepare(&format!(
         "SELECT {rowid}, {} FROM main.{}",

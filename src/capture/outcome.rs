@@ -4,7 +4,7 @@
 //! on which all the statement's changes together had an effect and look whether the database now shows the row as
 //! it was before or as it was after.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::capture::buffer::{Buffer, Cell, RowChange, RowOp};
 use crate::capture::sqlite::{Db, quoted};
@@ -20,15 +20,17 @@ struct Net {
 }
 
 /// What names a row: its rowid, or the record of its primary key.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Rowid(i64),
     Primary(Vec<u8>),
 }
 
 /// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.
-pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<bool> {
-    let mut rows: HashMap<(usize, Key), Net> = HashMap::new();
+/// `None` if the database does not tell: where columns hide all names of the rowid, SQL cannot reach a row by it.
+pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<Option<bool>> {
+    // Ordered, so that the same statement always asks for the same rows.
+    let mut rows: BTreeMap<(usize, Key), Net> = BTreeMap::new();
     for change in buffer.changes() {
         let info = tables.get(db, buffer.table(change.table))?;
         let (before, after) = (
@@ -46,23 +48,21 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
             rows.entry((change.table, key)).or_default().after = after;
         }
     }
+    let mut cancelled_out = true;
     for ((table, key), net) in rows {
         if net.before == net.after {
             continue;
         }
+        cancelled_out = false;
         let name = buffer.table(table);
         let info = tables.get(db, name)?;
-        let Some(now) = current(db, &info, name, &key)? else {
-            continue;
-        };
-        if now == net.after {
-            return Ok(true);
-        }
-        if now == net.before {
-            return Ok(false);
+        match current(db, &info, name, &key)? {
+            Some(now) if now == net.after => return Ok(Some(true)),
+            Some(now) if now == net.before => return Ok(Some(false)),
+            _ => {}
         }
     }
-    Ok(false)
+    Ok(cancelled_out.then_some(false))
 }
 
 fn image(buffer: &Buffer, info: &TableInfo, row: &Option<std::ops::Range<usize>>) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use rusqlite::ffi;
 
-use crate::capture::authorizer::{Ddl, Purpose, Vacuum, vacuum};
+use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, check_new_name, vacuum};
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
@@ -156,6 +156,9 @@ impl Session {
         }
         if statement.is_readonly() {
             return Ok(Kind::Read);
+        }
+        if purpose.ddl.as_ref().is_some_and(|ddl| ddl.kind == DdlKind::Alter) {
+            check_new_name(&statement.sql()).map_err(refused)?;
         }
         match vacuum(&statement.sql()) {
             None => Ok(Kind::Write),
@@ -474,7 +477,15 @@ impl Session {
             return error;
         }
         let kept = match self.keep_or_drop(id, is_ddl) {
-            Ok(kept) => kept,
+            Ok(Some(kept)) => kept,
+            Ok(None) => {
+                // SQLite's codes stay: to the user it is the statement that failed.
+                let message = format!(
+                    "{}; columns hide the rowid, so it is not known which rows the statement left behind",
+                    error.message
+                );
+                return self.roll_back(id, Error { message, ..error });
+            }
             Err(error) => return self.roll_back(id, error),
         };
         let ended = if kind == Kind::Write && was_active {
@@ -486,25 +497,25 @@ impl Session {
         ended.err().unwrap_or(error)
     }
 
-    /// True if the statement's changes stayed; they are in the log then.
-    fn keep_or_drop(&mut self, id: usize, is_ddl: bool) -> Result<bool> {
+    /// True if the statement's changes stayed; they are in the log then. `None` if there is no telling.
+    fn keep_or_drop(&mut self, id: usize, is_ddl: bool) -> Result<Option<bool>> {
         let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let Some(capture) = self.capture.as_mut() else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         if hooks.buffer.borrow().is_empty() {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        let mut kept = false;
+        let mut kept = Some(false);
         if !db.autocommit() && !is_ddl {
             let buffer = hooks.buffer.borrow();
             let decide = || outcome::was_kept(db, &mut capture.log.tables, &buffer);
             kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;
         }
-        if kept {
-            self.flush(Some(id), false)?;
-        } else {
-            hooks.buffer.borrow_mut().clear();
+        match kept {
+            Some(true) => self.flush(Some(id), false)?,
+            Some(false) => hooks.buffer.borrow_mut().clear(),
+            None => {}
         }
         Ok(kept)
     }
