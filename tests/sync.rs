@@ -661,3 +661,47 @@ fn a_conflict_that_the_user_has_repaired_is_gone() {
         }
     }
 }
+
+#[test]
+fn changes_that_change_nothing_do_not_stay_pending() {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, _) = two(&remote, &dir);
+    a.sql("UPDATE item SET name = 'pen' WHERE id = 1");
+    assert_eq!(a.pending(), 1);
+    a.push().unwrap();
+    assert_eq!(a.pending(), 0);
+    a.pull().unwrap();
+    assert_eq!(a.text("SELECT count(*) FROM turso_cdc"), "0");
+}
+
+#[test]
+fn the_numbers_in_the_header_travel_with_the_schema() {
+    let remote = Remote::start(&format!(
+        "{SHOP} PRAGMA user_version = 3; PRAGMA application_id = 77"
+    ));
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(&remote, &dir);
+    a.sql("CREATE TABLE v4 (x); PRAGMA user_version = 4");
+    b.sql("INSERT INTO note VALUES ('b')");
+    b.push().unwrap();
+    a.pull().unwrap();
+    assert_eq!(a.text("SELECT user_version FROM pragma_user_version"), "4");
+    a.push().unwrap();
+    b.pull().unwrap();
+    assert_eq!(b.text("SELECT user_version FROM pragma_user_version"), "4");
+    b.sql("PRAGMA user_version = 5; PRAGMA application_id = -2");
+    b.push().unwrap();
+    // Pushing again does not set it again.
+    a.pull().unwrap();
+    a.sql("PRAGMA user_version = 6");
+    a.push().unwrap();
+    b.sql("INSERT INTO note VALUES ('b')");
+    b.push().unwrap();
+    for r in [&a, &b] {
+        r.pull().unwrap();
+        assert_eq!(r.text("SELECT user_version FROM pragma_user_version"), "6");
+        assert_eq!(r.text("SELECT application_id FROM pragma_application_id"), "-2");
+        assert!(!r.sync().unwrap());
+    }
+}

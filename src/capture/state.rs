@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, TransactionBehavior};
 
 use super::log::{self, CHANGE_FLOOR, STATE_TABLE, WATERMARK_TABLE};
 use crate::error::{Category, Code, Error, Result};
@@ -23,6 +23,54 @@ pub struct ReplicaState {
     pub base_pages: u32,
     /// Change ids up to this one are used up, although their rows may be gone.
     pub change_floor: i64,
+    /// What the remote holds, as far as is known; the database's own values differ if the app has set them since.
+    pub header: HeaderValues,
+}
+
+/// The numbers that SQLite keeps for applications in the database header. They are no rows, so no hook sees them;
+/// a change is found by comparing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeaderValues {
+    /// `PRAGMA user_version`.
+    pub user_version: i64,
+    /// `PRAGMA application_id`.
+    pub application_id: i64,
+}
+
+impl HeaderValues {
+    /// Reads the numbers of a database.
+    pub fn read(conn: &Connection) -> Result<Self> {
+        let number = |sql| -> Result<i64> { Ok(conn.query_row(sql, [], |row| row.get(0))?) };
+        Ok(HeaderValues {
+            user_version: number("PRAGMA user_version")?,
+            application_id: number("PRAGMA application_id")?,
+        })
+    }
+
+    /// The statements that make a database with the numbers `other` have these.
+    pub fn changes_from(&self, other: &HeaderValues) -> Vec<String> {
+        let mut statements = Vec::new();
+        if self.user_version != other.user_version {
+            statements.push(format!("PRAGMA user_version = {}", self.user_version));
+        }
+        if self.application_id != other.application_id {
+            statements.push(format!("PRAGMA application_id = {}", self.application_id));
+        }
+        statements
+    }
+}
+
+/// Carries what the app has set in the header over to `scratch`; returns what the new base holds.
+pub fn rebase_header(
+    current: &Connection,
+    scratch: &Connection,
+    state: &ReplicaState,
+) -> Result<HeaderValues> {
+    let base = HeaderValues::read(scratch)?;
+    for statement in HeaderValues::read(current)?.changes_from(&state.header) {
+        scratch.execute_batch(&statement)?;
+    }
+    Ok(base)
 }
 
 /// What kind of file lies at a path.
@@ -45,6 +93,10 @@ impl ReplicaState {
             revision: value(conn, "revision")?,
             base_pages: value(conn, "base_pages")?,
             change_floor: value(conn, CHANGE_FLOOR)?,
+            header: HeaderValues {
+                user_version: value(conn, "user_version")?,
+                application_id: value(conn, "application_id")?,
+            },
         })
     }
 
@@ -56,6 +108,8 @@ impl ReplicaState {
         statement.execute(("revision", &self.revision))?;
         statement.execute(("base_pages", self.base_pages))?;
         statement.execute((CHANGE_FLOOR, self.change_floor))?;
+        statement.execute(("user_version", self.header.user_version))?;
+        statement.execute(("application_id", self.header.application_id))?;
         Ok(())
     }
 }
@@ -115,13 +169,19 @@ pub fn create_empty(path: &Path, busy_timeout: Duration) -> Result<()> {
     switch_to_wal(&open_internal(path, busy_timeout)?, path)
 }
 
-/// Turns the database at `path` (a fresh base) into a replica with `state`; only the log is written.
+/// Turns the database at `path` (a fresh base) into a replica with `state`, whose header values are taken from the
+/// base; only the log is written.
 pub fn initialize(path: &Path, state: &ReplicaState, busy_timeout: Duration) -> Result<()> {
     let mut conn = open_internal(path, busy_timeout)?;
     switch_to_wal(&conn, path)?;
     let txn = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     log::create_local_tables(&txn)?;
-    state.write(&txn)?;
+    let header = HeaderValues::read(&txn)?;
+    ReplicaState {
+        header,
+        ..state.clone()
+    }
+    .write(&txn)?;
     Ok(txn.commit()?)
 }
 
@@ -144,13 +204,41 @@ pub fn read_state(path: &Path, busy_timeout: Duration) -> Result<ReplicaState> {
 
 /// Records that the base equals `revision` as well (an empty answer moved the remote on).
 pub fn set_revision(path: &Path, state: &ReplicaState, revision: &str, busy_timeout: Duration) -> Result<()> {
-    let conn = open_internal(path, busy_timeout)?;
-    let sql = format!(
-        "UPDATE {STATE_TABLE} SET value = ?1 WHERE name = 'revision'
-         AND (SELECT value FROM {STATE_TABLE} WHERE name = 'epoch') = ?2"
-    );
-    conn.execute(&sql, (revision, state.epoch))?;
-    Ok(())
+    set(path, state, &[("revision", &revision)], busy_timeout)
+}
+
+/// Records that the remote has the header values `header` now.
+pub fn set_header(
+    path: &Path,
+    state: &ReplicaState,
+    header: HeaderValues,
+    busy_timeout: Duration,
+) -> Result<()> {
+    let values: [(&str, &dyn ToSql); 2] = [
+        ("user_version", &header.user_version),
+        ("application_id", &header.application_id),
+    ];
+    set(path, state, &values, busy_timeout)
+}
+
+/// Changes parts of the state, unless somebody has applied a pull since `state` was read.
+fn set(
+    path: &Path,
+    state: &ReplicaState,
+    values: &[(&str, &dyn ToSql)],
+    busy_timeout: Duration,
+) -> Result<()> {
+    let mut conn = open_internal(path, busy_timeout)?;
+    let txn = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if ReplicaState::read(&txn)?.epoch == state.epoch {
+        for (name, value) in values {
+            txn.execute(
+                &format!("UPDATE {STATE_TABLE} SET value = ?2 WHERE name = ?1"),
+                (name, value),
+            )?;
+        }
+    }
+    Ok(txn.commit()?)
 }
 
 /// What the remote acknowledged to `client_id`, as far as this database knows: (pull_gen, change_id).
@@ -195,6 +283,7 @@ mod tests {
             revision: "r".into(),
             base_pages: 0,
             change_floor: 0,
+            header: HeaderValues::default(),
         };
         create_empty(&path, WAIT).unwrap();
         assert_eq!(inspect(&path, WAIT).unwrap(), FileKind::Nothing);

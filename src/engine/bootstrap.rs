@@ -37,6 +37,7 @@ impl Inner {
             url::normalize(url)?;
         }
         let _guard = self.lock.acquire()?;
+        crate::io::files::remove_leftovers(self.files.info.as_ref());
         let stored = self.queue.full_read(&self.files.info).await?.body;
         let stored = DatabaseMetadata::parse(&stored, &self.files.info)?;
         let kind = state::inspect(self.path(), BUSY_TIMEOUT)?;
@@ -137,6 +138,7 @@ impl Inner {
             revision: metadata.revision().to_owned(),
             base_pages,
             change_floor: 0,
+            header: Default::default(),
         };
         if base_pages == 0 {
             state::create_empty(self.path(), BUSY_TIMEOUT)?;

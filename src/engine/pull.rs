@@ -160,6 +160,7 @@ fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, rep
     let before = state::read_watermark(context.current, &state.client_id)?;
     let now = state::read_watermark(context.scratch, &state.client_id)?;
     let acknowledged = check_watermark(before, now, last)?;
+    let header = state::rebase_header(context.current, context.scratch, state)?;
     log::create_local_tables(context.scratch)?;
     replay(context.current, context.scratch, acknowledged)?;
     let state = ReplicaState {
@@ -168,6 +169,7 @@ fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, rep
         revision: revision.to_owned(),
         base_pages: context.base_pages,
         change_floor: last,
+        header,
     };
     state.write(context.scratch)
 }

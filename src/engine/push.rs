@@ -10,7 +10,7 @@ use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, check_status};
 use super::{BUSY_TIMEOUT, Inner, base_state};
 use crate::capture::log::WATERMARK_TABLE;
-use crate::capture::state::{self, ReplicaState};
+use crate::capture::state::{self, HeaderValues, ReplicaState};
 use crate::error::{Category, Error, Result};
 use crate::io::SyncEngineIo;
 use crate::pages::BaseHealth;
@@ -40,6 +40,8 @@ struct Batch {
     first: usize,
     statements: Vec<ReplayStatement>,
     last_change_id: i64,
+    /// What the remote's header holds afterwards.
+    header: HeaderValues,
 }
 
 /// Reads the log once from its beginning and makes batches of it.
@@ -50,6 +52,8 @@ struct BatchReader {
     position: i64,
     /// What the remote has acknowledged.
     acknowledged: i64,
+    /// What the remote's header holds.
+    header: HeaderValues,
     operations: u64,
 }
 
@@ -89,6 +93,7 @@ impl Inner {
             client_id: state.client_id.clone(),
             position: 0,
             acknowledged,
+            header: state.header,
             operations: match self.opts.push_operations_threshold {
                 0 => DEFAULT_OPERATIONS,
                 n => n,
@@ -96,7 +101,8 @@ impl Inner {
         };
         loop {
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
-            let batch = reader.next_batch(Transactions::new(&conn, reader.position))?;
+            let header = HeaderValues::read(&conn)?;
+            let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
             let Some(batch) = batch else { break };
             let result = self.send(&batch.body, batch.steps).await?;
@@ -104,6 +110,10 @@ impl Inner {
                 return Ok(Outcome::RemoteMoved);
             }
             reader.acknowledged = batch.last_change_id;
+            if batch.header != reader.header {
+                state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
+                reader.header = batch.header;
+            }
         }
         let (now, hint) = (self.environment.unix_time(), reader.acknowledged);
         self.update_metadata(|m| {
@@ -166,12 +176,14 @@ fn text(s: &str) -> Value {
 }
 
 impl BatchReader {
-    /// The next request, or `None` if nothing is left in `log`.
-    fn next_batch(&mut self, mut log: Transactions<'_>) -> Result<Option<Batch>> {
+    /// The next request, or `None` if nothing is left in `log`. The last one sets the header to `header`: a schema
+    /// version must not arrive before the schema.
+    fn next_batch(&mut self, mut log: Transactions<'_>, header: HeaderValues) -> Result<Option<Batch>> {
         let mut builder = self.start()?;
         let first = builder.steps();
         let mut statements = Vec::new();
         let mut last_change_id = self.acknowledged;
+        let mut batch_header = header;
         while let Some(txn) = log.next_transaction()? {
             self.position = txn.last().map_or(self.position, |last| last.change_id);
             if self.position <= self.acknowledged {
@@ -186,11 +198,16 @@ impl BatchReader {
             }
             last_change_id = self.position;
             if statements.len() as u64 >= self.operations || builder.body_len() >= REQUEST_BYTES {
+                batch_header = self.header;
                 break;
             }
         }
-        if statements.is_empty() {
+        // Changes that carry nothing to the remote are acknowledged all the same.
+        if last_change_id == self.acknowledged && batch_header == self.header {
             return Ok(None);
+        }
+        for statement in batch_header.changes_from(&self.header) {
+            builder.step(&statement, &[])?;
         }
         let sql = format!(
             "INSERT INTO {WATERMARK_TABLE}(client_id, pull_gen, change_id) VALUES (?, ?, ?) \
@@ -211,6 +228,7 @@ impl BatchReader {
             first,
             statements,
             last_change_id,
+            header: batch_header,
         }))
     }
 

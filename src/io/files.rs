@@ -49,6 +49,29 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
         .map_err(|e| Error::io(format_args!("sync directory {}", directory.display()), &e))
 }
 
+/// Removes what writers of `path` that died left behind, as far as it is old enough to belong to nobody alive. Best
+/// effort: leftovers are harmless.
+pub fn remove_leftovers(path: &Path) {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return;
+    };
+    let prefix = format!("{name}.");
+    for entry in fs::read_dir(directory_of(path)).into_iter().flatten().flatten() {
+        let leftover = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|n| n.starts_with(&prefix) && n.ends_with(".tmp"));
+        let age = entry
+            .metadata()
+            .and_then(|m| m.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if leftover && age.is_some_and(|age| age > LEFTOVER_AGE) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Renames a file within its directory, replacing `to`; the new name is durable on return.
 pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     let renamed = fs::rename(from, to).and_then(|()| sync_directory(directory_of(to)));
@@ -86,6 +109,9 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// No write of a small file takes longer than this.
+const LEFTOVER_AGE: std::time::Duration = std::time::Duration::from_secs(60);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +129,26 @@ mod tests {
         write_atomic(&path, b"").unwrap();
         assert_eq!(read(&path).unwrap(), b"");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_go_when_they_are_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for name in ["file.a.tmp", "file.b.tmp", "other.a.tmp", "file.tmpx"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let old = std::time::SystemTime::now() - 2 * LEFTOVER_AGE;
+        for name in ["file.a.tmp", "other.a.tmp"] {
+            let file = OpenOptions::new()
+                .write(true)
+                .open(dir.path().join(name))
+                .unwrap();
+            file.set_modified(old).unwrap();
+        }
+        remove_leftovers(&path);
+        assert!(!dir.path().join("file.a.tmp").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[cfg(unix)]

@@ -116,7 +116,6 @@ def test_feature(server, clients, ours, name, step):
     assert not difference(written, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="neither replicated nor refused; the next pull resets it")
 def test_user_version_is_not_lost(server, clients, ours):
     other = clients(Ours, server.url, "other")
     ours.execute("PRAGMA user_version = 7")
