@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 
-import pytest
 from peers import Official, Ours, patiently, reopen, settle
 
 MORE_TABLES = [
