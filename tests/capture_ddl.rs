@@ -3,6 +3,8 @@
 mod capture_support;
 
 use capture_support::*;
+use turso_sync::capture::Step;
+use turso_sync::error::Code;
 
 fn log_of(schema: &str, sql: &str) -> Vec<String> {
     let r = Replica::new(schema);
@@ -193,6 +195,41 @@ fn full_text_index_changes_reach_the_log_before_the_commit() {
         log[log.len() - 2].ends_with("'ALTER TABLE f RENAME TO g'"),
         "{log:?}"
     );
+}
+
+#[test]
+fn a_full_text_index_of_another_connection_is_noticed() {
+    let r = Replica::new("CREATE TABLE t(a);");
+    let (one, two) = (r.open(), r.open());
+    run(&one, "INSERT INTO t VALUES (1)");
+    run(
+        &two,
+        "CREATE VIRTUAL TABLE f USING fts5(x, content = '', columnsize = 0)",
+    );
+    let before = r.log().len();
+    run(&one, "INSERT INTO f(rowid, x) VALUES (1, 'hello')");
+    assert!(r.entries()[before..].iter().any(|e| e.table == "f_data"));
+    run(
+        &one,
+        "BEGIN; CREATE VIRTUAL TABLE g USING fts5(x, content = '', columnsize = 0);
+              INSERT INTO g(rowid, x) VALUES (1, 'hello'); COMMIT",
+    );
+    assert!(r.entries().iter().any(|e| e.table == "g_data"));
+}
+
+#[test]
+fn a_failed_schema_change_leaves_running_readers_alone() {
+    let r = Replica::new("CREATE TABLE t(a); CREATE INDEX i ON t(a); INSERT INTO t VALUES (1), (2);");
+    let c = r.open();
+    let mut reader = prepare(&c, "SELECT a FROM t");
+    assert_eq!(reader.step(), Ok(Step::Row));
+    assert_eq!(fails(&c, "DROP INDEX i").code, Code::Busy);
+    assert!(c.is_autocommit());
+    assert_eq!(reader.step(), Ok(Step::Row));
+    assert_eq!(reader.value_integer(0), 2);
+    reader.reset(false).unwrap();
+    run(&c, "DROP INDEX i");
+    assert_eq!(r.log().len(), 1);
 }
 
 #[test]

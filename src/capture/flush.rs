@@ -100,6 +100,12 @@ impl LogWriter {
         Ok(transaction)
     }
 
+    /// True if the main schema has virtual tables; the write lock must be held.
+    pub fn has_virtual_tables(&mut self) -> Result<bool> {
+        self.transaction()?;
+        self.tables.has_virtual(self.db)
+    }
+
     /// Writes one row under the next id.
     pub fn write(&mut self, row: &LogRow<'_>) -> Result<()> {
         let transaction = self.transaction()?;

@@ -31,6 +31,8 @@ pub(super) struct HookState {
     pub purpose: RefCell<Purpose>,
     /// Why the authorizer refused.
     pub refusal: RefCell<Option<String>>,
+    /// The next commit is to become a rollback.
+    pub refuses_commit: Cell<bool>,
     /// A transaction was rolled back.
     pub rolled_back: Cell<bool>,
     /// A commit left this many frames in the write-ahead log.
@@ -198,7 +200,7 @@ unsafe extern "C" fn on_commit(context: *mut c_void) -> c_int {
     let state = unsafe { state(context) };
     // Something would be lost: turn the commit into a rollback.
     let captured = state.buffer.try_borrow().is_ok_and(|buffer| buffer.is_empty());
-    c_int::from(!captured)
+    c_int::from(!captured || state.refuses_commit.get())
 }
 
 unsafe extern "C" fn on_rollback(context: *mut c_void) {

@@ -49,6 +49,7 @@ pub(super) struct Slot {
 
 /// What a capturing connection has in addition.
 struct Capture {
+    db: Db,
     log: LogWriter,
     begin: RawStatement,
     commit: RawStatement,
@@ -428,6 +429,9 @@ impl Session {
         if capture.writers > 0 || self.db.autocommit() || !self.db.is_writing() {
             return Ok(());
         }
+        if !self.hooks.as_internal(|| capture.log.has_virtual_tables())? {
+            return Ok(());
+        }
         capture.savepoint.run()?;
         capture.release.run()?;
         self.flush(None, false)
@@ -455,11 +459,8 @@ impl Session {
                     hooks.counters.forget(self.db, counted);
                 }
             }
-            if !self.db.autocommit() {
-                hooks.buffer.borrow_mut().clear();
-                let rolled_back = hooks.as_internal(|| capture.rollback.run());
-                result = result.and(rolled_back);
-            }
+            let undone = hooks.as_internal(|| capture.undo(&hooks));
+            result = result.and(undone);
         }
         self.note_transaction_end();
         result
@@ -621,6 +622,7 @@ impl Session {
 impl Capture {
     fn new(db: Db) -> Result<Capture> {
         Ok(Capture {
+            db,
             log: LogWriter::new(db)?,
             begin: db.prepare("BEGIN")?,
             commit: db.prepare("COMMIT")?,
@@ -631,6 +633,22 @@ impl Capture {
             implicit: false,
             writers: 0,
         })
+    }
+
+    /// Undoes what is left of an implicit transaction the way SQLite does it in autocommit mode. After a schema change
+    /// ROLLBACK would abort running read statements; a commit that the hook refuses does not.
+    fn undo(&mut self, hooks: &HookState) -> Result<()> {
+        hooks.buffer.borrow_mut().clear();
+        if self.db.autocommit() {
+            return Ok(());
+        }
+        hooks.refuses_commit.set(true);
+        let _ = self.commit.run();
+        hooks.refuses_commit.set(false);
+        if self.db.autocommit() {
+            return Ok(());
+        }
+        self.rollback.run()
     }
 }
 

@@ -131,6 +131,7 @@ fn has_real_affinity(declared: &str) -> bool {
 #[derive(Default)]
 pub(super) struct TableCache {
     tables: HashMap<String, Arc<TableInfo>>,
+    has_virtual: Option<bool>,
     cookie: i64,
 }
 
@@ -146,7 +147,21 @@ impl TableCache {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.tables.clear();
+        self.has_virtual = None;
         self.cookie = -1;
+    }
+
+    /// True if there are virtual tables.
+    pub fn has_virtual(&mut self, db: Db) -> Result<bool> {
+        if let Some(known) = self.has_virtual {
+            return Ok(known);
+        }
+        // Nothing else of type table lacks a root page.
+        let mut any =
+            db.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND rootpage = 0 LIMIT 1")?;
+        let has_virtual = any.step()?;
+        self.has_virtual = Some(has_virtual);
+        Ok(has_virtual)
     }
 
     /// The description of `table`.
