@@ -204,6 +204,11 @@ fn contract_of_the_replica() {
 }
 
 #[test]
+fn contract_under_wrong_use() {
+    contract("contract_misuse");
+}
+
+#[test]
 fn the_static_library_can_live_beside_another_sqlite() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("libturso_sync.a");

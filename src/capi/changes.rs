@@ -1,22 +1,29 @@
 //! `turso_sync_changes_t`: downloaded changes.
 
 use super::boundary::Handle;
+use super::sync_database::{Origin, turso_sync_database_t};
 use crate::engine::DbChangesStatus;
+use crate::error::{Error, Result};
 
 /// Changes that were downloaded and not yet applied. They may be moved between threads.
 pub struct turso_sync_changes_t {
     changes: DbChangesStatus,
+    origin: Origin,
 }
 
 impl Handle for turso_sync_changes_t {}
 
 impl turso_sync_changes_t {
-    pub(super) fn new(changes: DbChangesStatus) -> Self {
-        turso_sync_changes_t { changes }
+    pub(super) fn new(changes: DbChangesStatus, origin: Origin) -> Self {
+        turso_sync_changes_t { changes, origin }
     }
 
-    pub(super) fn into_inner(self) -> DbChangesStatus {
-        self.changes
+    /// The changes, if `database` downloaded them: pages of one replica would destroy another.
+    pub(super) fn of(self, database: &turso_sync_database_t) -> Result<DbChangesStatus> {
+        if self.origin != database.origin {
+            return Err(Error::misuse("the changes were downloaded by another database"));
+        }
+        Ok(self.changes)
     }
 }
 

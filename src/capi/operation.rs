@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use super::boundary::{Handle, Out, exclusive, slice_out, status, value};
 use super::changes::turso_sync_changes_t;
 use super::connection::turso_connection_t;
+use super::sync_database::Origin;
 use super::sync_types::{turso_sync_operation_result_type_t, turso_sync_stats_t};
 use super::types::turso_status_code_t;
 use crate::capture::Connection;
@@ -25,7 +26,7 @@ impl Handle for turso_sync_operation_t {}
 pub(super) enum Work {
     Void(Operation<()>),
     Connection(Operation<Connection>),
-    Changes(Operation<Option<DbChangesStatus>>),
+    Changes(Operation<Option<DbChangesStatus>>, Origin),
     Stats(Operation<DatabaseSyncEngineStats>),
 }
 
@@ -53,7 +54,7 @@ impl Work {
         let result = match self {
             Work::Void(op) => op.resume(),
             Work::Connection(op) => op.resume(),
-            Work::Changes(op) => op.resume(),
+            Work::Changes(op, _) => op.resume(),
             Work::Stats(op) => op.resume(),
         };
         result.map_err(|e| {
@@ -70,7 +71,7 @@ impl Progress {
             Work::Connection(op) if op.result().is_some() => {
                 turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CONNECTION
             }
-            Work::Changes(op) if op.result().is_some() => {
+            Work::Changes(op, _) if op.result().is_some() => {
                 turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CHANGES
             }
             Work::Stats(op) if op.result().is_some() => {
@@ -89,7 +90,7 @@ impl Progress {
         self.lost = true;
         match &mut self.work {
             Work::Connection(op) => drop(op.take_result()),
-            Work::Changes(op) => drop(op.take_result()),
+            Work::Changes(op, _) => drop(op.take_result()),
             // Slices handed out earlier point into the stats, which therefore stay until the operation is released.
             Work::Void(_) | Work::Stats(_) => {}
         }
@@ -188,12 +189,14 @@ pub unsafe extern "C" fn turso_sync_operation_result_extract_changes(
 ) -> turso_status_code_t {
     let take = |progress: &mut Progress| {
         let taken = match &mut progress.work {
-            Work::Changes(op) => op.take_result(),
+            Work::Changes(op, origin) => op.take_result().map(|changes| (changes, origin.clone())),
             _ => None,
         };
         match taken {
-            Some(Some(changes)) => Ok(turso_sync_changes_t::new(changes).hand_out().cast_const()),
-            Some(None) => Ok(ptr::null()),
+            Some((Some(changes), origin)) => {
+                Ok(turso_sync_changes_t::new(changes, origin).hand_out().cast_const())
+            }
+            Some((None, _)) => Ok(ptr::null()),
             None => Err(progress.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CHANGES)),
         }
     };

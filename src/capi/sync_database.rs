@@ -2,6 +2,7 @@
 
 use std::ffi::c_char;
 use std::ptr;
+use std::sync::Arc;
 
 use super::boundary::{Handle, Out, optional_string_in, status, string_in};
 use super::changes::turso_sync_changes_t;
@@ -18,6 +19,17 @@ use crate::error::{Error, Result};
 pub struct turso_sync_database_t {
     pub(super) engine: DatabaseSyncEngine,
     pub(super) long_poll_timeout_ms: u32,
+    pub(super) origin: Origin,
+}
+
+/// Tells by which database changes were downloaded.
+#[derive(Clone, Default)]
+pub(super) struct Origin(Arc<()>);
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Handle for turso_sync_database_t {}
@@ -111,6 +123,7 @@ pub unsafe extern "C" fn turso_sync_database_new(
         let handle = turso_sync_database_t {
             engine: DatabaseSyncEngine::new(options)?,
             long_poll_timeout_ms,
+            origin: Origin::default(),
         };
         out.put(handle.hand_out());
         Ok(turso_status_code_t::TURSO_OK)
@@ -127,12 +140,12 @@ unsafe fn operation(
     database: *const turso_sync_database_t,
     operation: *mut *const turso_sync_operation_t,
     error_opt_out: *mut *const c_char,
-    begin: impl FnOnce(&DatabaseSyncEngine) -> Work,
+    begin: impl FnOnce(&turso_sync_database_t) -> Work,
 ) -> turso_status_code_t {
     let body = || {
         // SAFETY: the same contract.
         let (database, out) = unsafe { (turso_sync_database_t::borrow(database)?, Out::new(operation)?) };
-        out.put(turso_sync_operation_t::new(begin(&database.engine)).hand_out());
+        out.put(turso_sync_operation_t::new(begin(database)).hand_out());
         Ok(turso_status_code_t::TURSO_OK)
     };
     // SAFETY: the same contract.
@@ -150,7 +163,11 @@ pub unsafe extern "C" fn turso_sync_database_open(
     error_opt_out: *mut *const c_char,
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
-    unsafe { self::operation(database, operation, error_opt_out, |e| Work::Void(e.open())) }
+    unsafe {
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Void(db.engine.open())
+        })
+    }
 }
 
 /// Begins to open a replica, creating it if there is none: by download if `bootstrap_if_empty` is set, otherwise empty
@@ -162,7 +179,11 @@ pub unsafe extern "C" fn turso_sync_database_create(
     error_opt_out: *mut *const c_char,
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
-    unsafe { self::operation(database, operation, error_opt_out, |e| Work::Void(e.create_db())) }
+    unsafe {
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Void(db.engine.create_db())
+        })
+    }
 }
 
 /// Begins to open a connection whose changes will be pushed. Result: a connection. Before the replica is open it fails
@@ -175,8 +196,8 @@ pub unsafe extern "C" fn turso_sync_database_connect(
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
     unsafe {
-        self::operation(database, operation, error_opt_out, |e| {
-            Work::Connection(e.connect_rw())
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Connection(db.engine.connect_rw())
         })
     }
 }
@@ -189,7 +210,11 @@ pub unsafe extern "C" fn turso_sync_database_stats(
     error_opt_out: *mut *const c_char,
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
-    unsafe { self::operation(database, operation, error_opt_out, |e| Work::Stats(e.stats())) }
+    unsafe {
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Stats(db.engine.stats())
+        })
+    }
 }
 
 /// Begins to move the write-ahead log into the main file. The library does this by itself when the log grows; use it
@@ -201,7 +226,11 @@ pub unsafe extern "C" fn turso_sync_database_checkpoint(
     error_opt_out: *mut *const c_char,
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
-    unsafe { self::operation(database, operation, error_opt_out, |e| Work::Void(e.checkpoint())) }
+    unsafe {
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Void(db.engine.checkpoint())
+        })
+    }
 }
 
 /// Begins to send the pending local changes to the remote. Repeating it after a failure, also after a lost answer, never
@@ -214,8 +243,8 @@ pub unsafe extern "C" fn turso_sync_database_push_changes(
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
     unsafe {
-        self::operation(database, operation, error_opt_out, |e| {
-            Work::Void(e.push_changes_to_remote())
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Void(db.engine.push_changes_to_remote())
         })
     }
 }
@@ -230,8 +259,8 @@ pub unsafe extern "C" fn turso_sync_database_wait_changes(
 ) -> turso_status_code_t {
     // SAFETY: the pointer rules of the header.
     unsafe {
-        self::operation(database, operation, error_opt_out, |e| {
-            Work::Changes(e.wait_changes_from_remote())
+        self::operation(database, operation, error_opt_out, |db| {
+            Work::Changes(db.engine.wait_changes_from_remote(), db.origin.clone())
         })
     }
 }
@@ -240,7 +269,7 @@ pub unsafe extern "C" fn turso_sync_database_wait_changes(
 /// mixture. Result: none.
 ///
 /// Takes ownership of `changes` in every case, also if the call or the operation fails: do not use or release it
-/// afterwards.
+/// afterwards. Changes that another handle downloaded are MISUSE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn turso_sync_database_apply_changes(
     database: *const turso_sync_database_t,
@@ -255,7 +284,8 @@ pub unsafe extern "C" fn turso_sync_database_apply_changes(
         let changes = changes.ok_or_else(|| Error::misuse("got null pointer"))?;
         // SAFETY: the pointer rules of the header.
         let (database, out) = unsafe { (turso_sync_database_t::borrow(database)?, Out::new(operation)?) };
-        let work = Work::Void(database.engine.apply_changes_from_remote(changes.into_inner()));
+        let changes = changes.of(database)?;
+        let work = Work::Void(database.engine.apply_changes_from_remote(changes));
         out.put(turso_sync_operation_t::new(work).hand_out());
         Ok(turso_status_code_t::TURSO_OK)
     };

@@ -9,6 +9,7 @@ use super::boundary::{Handle, catch, exclusive, status, string_free, string_out,
 use super::io_item::*;
 use super::operation::*;
 use super::setup::turso_version;
+use super::sync_database::Origin;
 use super::sync_types::*;
 use super::types::*;
 use crate::engine::DatabaseSyncEngineStats;
@@ -162,7 +163,11 @@ fn stats_can_be_extracted_again_until_something_else_is_asked_for() {
 
 #[test]
 fn no_changes_are_a_result_once() {
-    let op = turso_sync_operation_t::new(Work::Changes(Operation::new(async { Ok(None) }))).hand_out();
+    let op = turso_sync_operation_t::new(Work::Changes(
+        Operation::new(async { Ok(None) }),
+        Origin::default(),
+    ))
+    .hand_out();
     // SAFETY: a live handle and writable outputs.
     unsafe {
         turso_sync_operation_resume(op, ptr::null_mut());
