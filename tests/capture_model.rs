@@ -430,15 +430,10 @@ fn check(seed: u64) {
     let mut comparable = true;
     for _ in 0..60 {
         let action = action(&mut random);
-<<<<<<< HEAD
-        if matches!(&action, Action::Run(sql) if sql == "BEGIN") && runners[0].writes_in_autocommit() {
-            if seed.is_multiple_of(2) {
-=======
         let half_way = runners[0].open.iter().any(|o| o.writes && o.half_way);
         let begins = matches!(&action, Action::Run(sql) if sql == "BEGIN");
         if begins && half_way && runners[0].connection.is_autocommit() {
             if seed % 2 == 0 {
->>>>>>> capture
                 continue;
             }
             comparable = false;
