@@ -433,7 +433,7 @@ fn check(seed: u64) {
         let half_way = runners[0].open.iter().any(|o| o.writes && o.half_way);
         let begins = matches!(&action, Action::Run(sql) if sql == "BEGIN");
         if begins && half_way && runners[0].connection.is_autocommit() {
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 continue;
             }
             comparable = false;
