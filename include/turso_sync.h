@@ -433,7 +433,7 @@ turso_status_code_t turso_sync_database_wait_changes(const turso_sync_database_t
  * mixture. Result: none.
  *
  * Takes ownership of `changes` in every case, also if the call or the operation fails: do not use or release it
- * afterwards.
+ * afterwards. Changes that another handle downloaded are MISUSE.
  */
 TURSO_API
 turso_status_code_t turso_sync_database_apply_changes(const turso_sync_database_t *database,

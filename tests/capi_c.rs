@@ -183,6 +183,7 @@ fn contract(name: &str) {
         run(Command::new("valgrind")
             .args([
                 "-q",
+                "--fair-sched=yes",
                 "--error-exitcode=9",
                 "--leak-check=full",
                 "--errors-for-leak-kinds=definite",
