@@ -705,3 +705,19 @@ fn the_numbers_in_the_header_travel_with_the_schema() {
         assert!(!r.sync().unwrap());
     }
 }
+
+#[test]
+fn changes_of_another_replica_are_refused() {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(&remote, &dir);
+    b.sql("INSERT INTO note VALUES ('b')");
+    b.push().unwrap();
+    let changes = run(&a.engine, a.engine.wait_changes_from_remote())
+        .unwrap()
+        .unwrap();
+    let e = run(&b.engine, b.engine.apply_changes_from_remote(changes)).unwrap_err();
+    assert_eq!(e.code, Code::Misuse);
+    // They are gone; another wait fetches them again.
+    assert!(a.pull().unwrap());
+}

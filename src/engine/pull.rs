@@ -19,7 +19,7 @@ pub struct DbChangesStatus {
     revision: String,
     /// The epoch that the changes continue; `None` if they are the whole database.
     since_epoch: Option<i64>,
-    _slot: DownloadSlot,
+    slot: DownloadSlot,
 }
 
 impl DbChangesStatus {
@@ -93,7 +93,7 @@ impl Inner {
             changes,
             revision: header.server_revision,
             since_epoch: intact.then_some(state.epoch),
-            _slot: slot,
+            slot,
         }))
     }
 
@@ -118,6 +118,9 @@ impl Inner {
     }
 
     pub(super) async fn apply(&self, downloaded: DbChangesStatus, guard: &SyncGuard) -> Result<()> {
+        if !Arc::ptr_eq(&downloaded.slot.0, &self.download_taken) {
+            return Err(Error::misuse("these changes were downloaded for another replica"));
+        }
         let (state, health) = self.base(guard)?;
         let continues = health == BaseHealth::Intact && downloaded.since_epoch == Some(state.epoch);
         if !continues && downloaded.since_epoch.is_some() {

@@ -113,7 +113,10 @@ impl IoItem {
 
     /// Reports the HTTP status; before the first piece of the body.
     pub fn status(&self, status: u16) {
-        self.completion.lock().response.status = status;
+        let mut state = self.completion.lock();
+        if state.outcome.is_none() {
+            state.response.status = status;
+        }
     }
 
     /// Feeds one piece of the answer; the bytes are consumed before this returns.
@@ -316,6 +319,7 @@ mod tests {
         assert!(poll(&mut p).is_pending());
         item.done();
         item.push_buffer(b"late");
+        item.status(500);
         assert_eq!(
             poll(&mut p),
             Poll::Ready(Ok(Response {

@@ -194,7 +194,7 @@ impl Image {
         pages.extend(changes.page_numbers());
         pages.extend(self.overlay.written_pages());
         pages.extend(base.revert.iter().flat_map(Revert::page_numbers));
-        pages.insert_range(self.current_pages.min(changes.db_pages()).saturating_add(1)..=self.pages);
+        pages.extend(self.current_pages.min(changes.db_pages()).saturating_add(1)..=self.pages);
         pages.remove_range(self.pages.saturating_add(1)..=u32::MAX);
         pages.remove(LOCK_PAGE);
         pages.remove(0);

@@ -86,10 +86,7 @@ impl PageStore {
 fn save_overwritten(revert: &mut Revert, writer: &Snapshot, state: &BaseState) -> Result<()> {
     let log = writer.log()?;
     let mut pages = log.pages;
-    let now = writer.pages()?;
-    if now < state.base_pages {
-        pages.insert_range(now + 1..=state.base_pages);
-    }
+    pages.extend(writer.pages()?.saturating_add(1)..=state.base_pages);
     pages.remove_range(state.base_pages.saturating_add(1)..=u32::MAX);
     pages.remove(LOCK_PAGE);
     let halfway = pages.len() / 2;

@@ -17,6 +17,7 @@
 /* An answer that comes when nobody waits for it any more is accepted and ignored. */
 static void check_ignored(const turso_sync_io_item_t *item) {
     turso_slice_ref_t late = slice_of("late", 4);
+    OK(turso_sync_database_io_status(item, 500));
     OK(turso_sync_database_io_push_buffer(item, &late));
     OK(turso_sync_database_io_done(item));
     OK(turso_sync_database_io_poison(item, &late));
