@@ -1,7 +1,7 @@
 //! Generates the C headers from `src/capi` and names the shared library.
 //!
-//! A build does not touch `include`: the headers go to `OUT_DIR`, and a test of `tests/capi_c.rs` compares them with those
-//! of the tree.
+//! The headers in `include` are part of the tree; they are rewritten only when they differ, and `.ci/run` fails if that
+//! left something to commit.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -54,11 +54,12 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=cbindgen.toml");
     println!("cargo:rerun-if-changed=src/capi");
+    println!("cargo:rerun-if-changed=include");
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux" || os == "android") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libturso_sync.so.0");
     }
     for header in &HEADERS {
-        if let Err(e) = generate(&root, header).and_then(|text| write(header, &text)) {
+        if let Err(e) = generate(&root, header).and_then(|text| write(&root, header, &text)) {
             println!("cargo:warning={}.h is not generated: {e}", header.name);
         }
     }
@@ -111,10 +112,10 @@ fn preamble(header: &Header) -> Result<String, Box<dyn std::error::Error>> {
     Ok(text)
 }
 
-fn write(header: &Header, text: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let directory = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
-    Ok(fs::write(
-        Path::new(&directory).join(format!("{}.h", header.name)),
-        text,
-    )?)
+fn write(root: &Path, header: &Header, text: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let path = root.join("include").join(format!("{}.h", header.name));
+    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    Ok(fs::write(path, text)?)
 }
