@@ -6,7 +6,7 @@ use replay_capture::*;
 use rusqlite::Connection;
 use turso_sync::capture::log::read_entries;
 use turso_sync::error::{Category, Code, Error};
-use turso_sync::replay::{Purpose, PushGenerator, Transactions, rebase};
+use turso_sync::replay::{Progress, Purpose, PushGenerator, Transactions, rebase};
 
 /// What pull and push make of local changes over a base that others have changed.
 struct Outcome {
@@ -821,7 +821,20 @@ fn replay_refuses_foreign_keys() {
     let scratch = plain(KEYED);
     turso_sync::capture::log::create_local_tables(&scratch).unwrap();
     scratch.execute_batch("PRAGMA foreign_keys = ON; BEGIN").unwrap();
-    assert_eq!(rebase(&replica.conn, &scratch, 0).unwrap_err().code, Code::Misuse);
+    assert_eq!(
+        rebase(
+            &replica.conn,
+            &scratch,
+            Progress {
+                acknowledged: 0,
+                sent: 0,
+                last: 0
+            }
+        )
+        .unwrap_err()
+        .code,
+        Code::Misuse
+    );
 }
 
 #[test]

@@ -410,9 +410,9 @@ fn one_sync_operation_at_a_time() {
     // Local work goes on, and so does a second process.
     a.sql("INSERT INTO note VALUES ('y')");
     let other = DatabaseSyncEngine::new(options(&a.path, &remote.url)).unwrap();
-    assert_eq!(run(&other, other.create_db()).unwrap_err().code, Code::Busy);
-    drop(first);
     run(&other, other.create_db()).unwrap();
+    assert_eq!(run(&other, other.sync()).unwrap_err().code, Code::Busy);
+    drop(first);
     run(&other, other.sync()).unwrap();
     assert_eq!(a.tables(), remote.tables());
     assert_eq!(a.text("SELECT count(*) FROM note"), "4");

@@ -23,6 +23,8 @@ pub struct ReplicaState {
     pub base_pages: u32,
     /// Change ids up to this one are used up, although their rows may be gone.
     pub change_floor: i64,
+    /// The largest change id that was ever put into a request. Whatever is not above it may be on the remote.
+    pub sent: i64,
     /// What the remote holds, as far as is known; the database's own values differ if the app has set them since.
     pub header: HeaderValues,
 }
@@ -73,10 +75,12 @@ pub fn rebase_header(
     Ok(base)
 }
 
+const SENT: &str = "sent";
+
 /// What kind of file lies at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileKind {
-    /// No file, or a database without a single table.
+    /// No file, or a database without a single table and without anything else that somebody has put there.
     Nothing,
     /// A SQLite database that is not a replica.
     PlainDatabase,
@@ -93,6 +97,7 @@ impl ReplicaState {
             revision: value(conn, "revision")?,
             base_pages: value(conn, "base_pages")?,
             change_floor: value(conn, CHANGE_FLOOR)?,
+            sent: value(conn, SENT)?,
             header: HeaderValues {
                 user_version: value(conn, "user_version")?,
                 application_id: value(conn, "application_id")?,
@@ -108,6 +113,7 @@ impl ReplicaState {
         statement.execute(("revision", &self.revision))?;
         statement.execute(("base_pages", self.base_pages))?;
         statement.execute((CHANGE_FLOOR, self.change_floor))?;
+        statement.execute((SENT, self.sent))?;
         statement.execute(("user_version", self.header.user_version))?;
         statement.execute(("application_id", self.header.application_id))?;
         Ok(())
@@ -126,10 +132,11 @@ fn value<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -> Result<T
 
 /// Opens a connection for the library's own small reads and writes. It captures nothing and never checkpoints.
 pub fn open_internal(path: &Path, busy_timeout: Duration) -> Result<Connection> {
-    let conn = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-    )?;
+    open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE, busy_timeout)
+}
+
+fn open_with(path: &Path, flags: OpenFlags, busy_timeout: Duration) -> Result<Connection> {
+    let conn = Connection::open_with_flags(path, flags)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
     conn.busy_timeout(busy_timeout)?;
@@ -151,9 +158,11 @@ pub fn inspect(path: &Path, busy_timeout: Duration) -> Result<FileKind> {
         }
         Ok(_) => {}
     }
-    let conn = open_internal(path, busy_timeout)?;
+    let mut conn = open_internal(path, busy_timeout)?;
+    let conn = conn.transaction()?;
     let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if objects == 0 {
+    let pages: i64 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    if objects == 0 && pages <= 1 && HeaderValues::read(&conn)? == HeaderValues::default() {
         return Ok(FileKind::Nothing);
     }
     let is_replica = log::has_local_tables(&conn)?;
@@ -166,7 +175,8 @@ pub fn inspect(path: &Path, busy_timeout: Duration) -> Result<FileKind> {
 
 /// Creates a database without tables at `path`. SQLite writes its first page straight into the main file.
 pub fn create_empty(path: &Path, busy_timeout: Duration) -> Result<()> {
-    switch_to_wal(&open_internal(path, busy_timeout)?, path)
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    switch_to_wal(&open_with(path, flags, busy_timeout)?, path)
 }
 
 /// Turns the database at `path` (a fresh base) into a replica with `state`, whose header values are taken from the
@@ -199,7 +209,10 @@ fn switch_to_wal(conn: &Connection, path: &Path) -> Result<()> {
 
 /// Reads the state of the replica at `path`.
 pub fn read_state(path: &Path, busy_timeout: Duration) -> Result<ReplicaState> {
-    ReplicaState::read(&open_internal(path, busy_timeout)?)
+    let mut conn = open_internal(path, busy_timeout)?;
+    // In one transaction: somebody may apply a pull between two values.
+    let txn = conn.transaction()?;
+    ReplicaState::read(&txn)
 }
 
 /// Records that the base equals `revision` as well (an empty answer moved the remote on).
@@ -219,6 +232,14 @@ pub fn set_header(
         ("application_id", &header.application_id),
     ];
     set(path, state, &values, busy_timeout)
+}
+
+/// Records, before a request is sent, that it contains changes up to `change_id`.
+///
+/// Durable on return, and with it everything that was committed before: a remote must never know a change that a
+/// power failure can still take back here.
+pub fn note_sent(path: &Path, state: &ReplicaState, change_id: i64, busy_timeout: Duration) -> Result<()> {
+    set(path, state, &[(SENT, &change_id)], busy_timeout)
 }
 
 /// Changes parts of the state, unless somebody has applied a pull since `state` was read.
@@ -283,6 +304,7 @@ mod tests {
             revision: "r".into(),
             base_pages: 0,
             change_floor: 0,
+            sent: 0,
             header: HeaderValues::default(),
         };
         create_empty(&path, WAIT).unwrap();

@@ -36,40 +36,50 @@ impl Inner {
         if let Some(url) = &self.opts.remote_url {
             url::normalize(url)?;
         }
-        let _guard = self.lock.acquire()?;
-        crate::io::files::remove_leftovers(self.files.info.as_ref());
-        let stored = self.queue.full_read(&self.files.info).await?.body;
-        let stored = DatabaseMetadata::parse(&stored, &self.files.info)?;
+        // Opening what is there needs no lock: another process may be waiting for its network meanwhile.
         let kind = state::inspect(self.path(), BUSY_TIMEOUT)?;
-        let metadata = match (stored, kind) {
-            (stored, FileKind::Replica(state)) => self.reopen(stored, &state)?,
-            (Some(stored), FileKind::PlainDatabase) => self.finish_bootstrap(stored)?,
-            (None, FileKind::PlainDatabase) => {
-                return Err(Error::identity(format!(
-                    "{} is a SQLite database that never was a replica; it is left as it is - choose another path",
-                    self.opts.path
-                )));
-            }
-            (Some(stored), FileKind::Nothing) if stored.bootstrap().is_none() => {
-                return Err(Error::corrupt(format!(
-                    "the main file {} is gone, but its metadata {} are there; restore the file, or remove the \
-                     metadata to start again",
-                    self.opts.path, self.files.info
-                )));
-            }
-            (None, FileKind::Nothing) if !create => {
-                return Err(Error::misuse(format!(
-                    "metadata not found: there is no replica at {}; create it first",
-                    self.opts.path
-                )));
-            }
-            (stored, FileKind::Nothing) => {
-                // A download that was cut short before its rename keeps its identity.
-                let metadata = stored.unwrap_or_else(|| DatabaseMetadata::new(self.new_client_id()));
-                self.create(metadata, bootstrap).await?
+        let metadata = match kind {
+            FileKind::Replica(state) => self.reopen(self.read_info().await?, &state)?,
+            _ => {
+                let _guard = self.lock.acquire()?;
+                self.make(create, bootstrap).await?
             }
         };
         self.finish_open(metadata).await
+    }
+
+    async fn read_info(&self) -> Result<Option<DatabaseMetadata>> {
+        let stored = self.queue.full_read(&self.files.info).await?.body;
+        DatabaseMetadata::parse(&stored, &self.files.info)
+    }
+
+    /// There was no replica; somebody may have made one since.
+    async fn make(&self, create: bool, bootstrap: bool) -> Result<DatabaseMetadata> {
+        let stored = self.read_info().await?;
+        match (stored, state::inspect(self.path(), BUSY_TIMEOUT)?) {
+            (stored, FileKind::Replica(state)) => self.reopen(stored, &state),
+            (Some(stored), FileKind::PlainDatabase) => self.finish_bootstrap(stored),
+            (None, FileKind::PlainDatabase) => Err(Error::identity(format!(
+                "{} is a SQLite database that never was a replica; it is left as it is - choose another path",
+                self.opts.path
+            ))),
+            (Some(stored), FileKind::Nothing) if stored.bootstrap().is_none() => {
+                Err(Error::corrupt(format!(
+                    "the main file {} is gone, but its metadata {} are there; restore the file, or remove the metadata \
+                 to start again",
+                    self.opts.path, self.files.info
+                )))
+            }
+            (_, FileKind::Nothing) if !create => Err(Error::misuse(format!(
+                "metadata not found: there is no complete replica at {}; create it first",
+                self.opts.path
+            ))),
+            (stored, FileKind::Nothing) => {
+                // A download that was cut short before its rename keeps its identity, and nothing else.
+                let client_id = stored.map_or_else(|| self.new_client_id(), |stored| stored.client_unique_id);
+                self.create(DatabaseMetadata::new(client_id), bootstrap).await
+            }
+        }
     }
 
     fn new_client_id(&self) -> String {
@@ -88,7 +98,11 @@ impl Inner {
         }
         metadata.set_bootstrap(None);
         metadata.set_revision(&state.revision);
-        self.store.recover(&base_state(state))?;
+        crate::io::files::remove_leftovers(self.files.info.as_ref());
+        if let Ok(_guard) = self.lock.acquire() {
+            // After a crash in a checkpoint, the log must be looked at before it grows.
+            self.store.recover(&base_state(state))?;
+        }
         Ok(metadata)
     }
 
@@ -138,6 +152,7 @@ impl Inner {
             revision: metadata.revision().to_owned(),
             base_pages,
             change_floor: 0,
+            sent: 0,
             header: Default::default(),
         };
         if base_pages == 0 {

@@ -48,19 +48,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Checkpoints if the log has grown past the threshold; failing to is no failure of what was done before.
+    /// Checkpoints if the log has grown past the threshold.
     pub(super) fn checkpoint_if_large(&self, guard: &SyncGuard) {
-        if self.store.wal_size() / crate::pages::PAGE_SIZE as u64 >= u64::from(CHECKPOINT_FRAMES)
-            && let Err(e) = self.checkpoint(Duration::ZERO, guard)
-        {
+        if self.store.wal_size() / crate::pages::PAGE_SIZE as u64 >= u64::from(CHECKPOINT_FRAMES) {
+            self.checkpoint_postponed(guard);
+        }
+    }
+
+    /// Checkpoints if nobody is in the way; failing to is no failure of what was done before.
+    pub(super) fn checkpoint_postponed(&self, guard: &SyncGuard) {
+        if let Err(e) = self.checkpoint(Duration::ZERO, guard) {
             tracing::debug!(error = %e, "checkpoint postponed");
         }
     }
 
     fn checkpoint_unless_busy(&self) {
-        let Ok(guard) = self.lock.acquire() else { return };
-        if let Err(e) = self.checkpoint(Duration::ZERO, &guard) {
-            tracing::debug!(error = %e, "checkpoint postponed");
+        if let Ok(guard) = self.lock.acquire() {
+            self.checkpoint_postponed(&guard);
         }
     }
 

@@ -7,8 +7,8 @@
 //! * the base below the local changes, kept by [`PageStore`],
 //! * the metadata, which the host stores for us and which is repaired from the state when it is behind.
 //!
-//! Push, apply and checkpoint exclude each other through the lock file; the download of a wait does not need
-//! it, so that a long poll never blocks a push.
+//! Push, apply, checkpoint and the making of a replica exclude each other through the lock file. Opening what is there,
+//! and the download of a wait, do not need it, so that a long poll never blocks a push.
 
 mod bootstrap;
 mod image;
@@ -161,28 +161,29 @@ impl DatabaseSyncEngine {
         self.operation(|inner| async move { inner.wait().await })
     }
 
-    /// Applies downloaded changes below the pending local ones.
+    /// Applies downloaded changes below the pending local ones. The changes are gone afterwards, also on failure.
     pub fn apply_changes_from_remote(&self, changes: DbChangesStatus) -> Operation<()> {
         self.operation(|inner| async move {
             let guard = inner.lock()?;
-            inner.apply(changes, &guard).await
+            inner.apply(changes, &guard).await?;
+            inner.leave(guard);
+            Ok(())
         })
     }
 
-    /// Sends the pending changes.
+    /// Sends the pending changes. Needs the write lock of the database for a moment per request.
     pub fn push_changes_to_remote(&self) -> Operation<()> {
         self.operation(|inner| async move {
             let guard = inner.lock()?;
-            inner.push(&guard).await
+            inner.push(&guard).await?;
+            inner.leave(guard);
+            Ok(())
         })
     }
 
     /// Downloads and applies what is new on the remote; true if something was.
     pub fn pull_changes_from_remote(&self) -> Operation<bool> {
-        self.operation(|inner| async move {
-            let guard = inner.lock()?;
-            inner.pull(&guard).await
-        })
+        self.operation(|inner| async move { inner.pull().await })
     }
 
     /// Pushes, then pulls; true if something was new on the remote (one's own changes count).
@@ -190,7 +191,8 @@ impl DatabaseSyncEngine {
         self.operation(|inner| async move {
             let guard = inner.lock()?;
             inner.push(&guard).await?;
-            inner.pull(&guard).await
+            drop(guard);
+            inner.pull().await
         })
     }
 
@@ -243,9 +245,20 @@ impl Inner {
 
     /// Reads the state and checks whether the base is what the state says.
     fn base(&self, _guard: &SyncGuard) -> Result<(ReplicaState, BaseHealth)> {
-        let state = state::read_state(self.path(), BUSY_TIMEOUT)?;
+        let state = self.read_state()?;
         let health = self.store.recover(&base_state(&state))?;
         Ok((state, health))
+    }
+
+    fn read_state(&self) -> Result<ReplicaState> {
+        state::read_state(self.path(), BUSY_TIMEOUT)
+    }
+
+    /// Ends a sync operation. If the last connection was closed meanwhile, its checkpoint is made up for.
+    fn leave(&self, guard: SyncGuard) {
+        if self.connections.load(Ordering::SeqCst) == 0 {
+            self.checkpoint_postponed(&guard);
+        }
     }
 
     /// Changes the metadata and has the host store them.

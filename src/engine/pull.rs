@@ -10,15 +10,17 @@ use crate::capture::log;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{ApplyContext, Base, BaseHealth, Changes, ChangesWriter};
-use crate::protocol::pull::PullUpdatesRequest;
-use crate::replay::{self, RebaseFn};
+use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
+use crate::replay::{self, Progress, RebaseFn};
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
 pub struct DbChangesStatus {
     changes: Changes,
     revision: String,
-    /// The epoch that the changes continue; `None` if they are the whole database.
-    since_epoch: Option<i64>,
+    /// The replica's epoch when they were downloaded.
+    epoch: i64,
+    /// They are the whole database, not a difference to the base.
+    whole: bool,
     slot: DownloadSlot,
 }
 
@@ -58,20 +60,34 @@ impl Inner {
     /// Downloads what is new. Does not hold the sync lock: local work and pushes go on during a long poll.
     pub(super) async fn wait(&self) -> Result<Option<DbChangesStatus>> {
         self.require_open()?;
+        let known = match self.lock.acquire() {
+            Ok(guard) => self.base(&guard)?,
+            // Somebody is at work on the base. If it gets lost, apply will see it.
+            Err(e) if e.code == Code::Busy => (self.read_state()?, BaseHealth::Intact),
+            Err(e) => return Err(e),
+        };
+        self.download_changes(known, self.opts.long_poll_timeout_ms).await
+    }
+
+    async fn download_changes(
+        &self,
+        (state, health): (ReplicaState, BaseHealth),
+        long_poll_timeout_ms: u32,
+    ) -> Result<Option<DbChangesStatus>> {
         let slot = DownloadSlot::take(&self.download_taken)?;
-        let state = state::read_state(self.path(), BUSY_TIMEOUT)?;
-        let intact = self.store.recover(&base_state(&state))? == BaseHealth::Intact;
+        let intact = health == BaseHealth::Intact;
+        let client_revision = if intact {
+            state.revision.clone()
+        } else {
+            String::new()
+        };
         let request = PullUpdatesRequest {
-            client_revision: if intact {
-                state.revision.clone()
-            } else {
-                String::new()
-            },
-            long_poll_timeout_ms: if intact && !state.revision.is_empty() {
-                self.opts.long_poll_timeout_ms
-            } else {
+            long_poll_timeout_ms: if client_revision.is_empty() {
                 0
+            } else {
+                long_poll_timeout_ms
             },
+            client_revision,
             ..Default::default()
         };
         let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
@@ -85,33 +101,57 @@ impl Inner {
             u32::try_from(header.db_size).map_err(|_| Error::protocol("the remote database is too large"))?;
         let changes = writer.take()?.finish(pages)?;
         if changes.is_empty() && (intact || pages == 0) {
-            self.note_empty_pull(&state, &header.server_revision).await?;
+            self.note_empty_pull(&state, &header).await?;
             return Ok(None);
         }
         changes.validate(intact.then_some(state.base_pages))?;
         Ok(Some(DbChangesStatus {
             changes,
             revision: header.server_revision,
-            since_epoch: intact.then_some(state.epoch),
+            epoch: state.epoch,
+            whole: !intact,
             slot,
         }))
     }
 
-    async fn note_empty_pull(&self, state: &ReplicaState, revision: &str) -> Result<()> {
-        if revision != state.revision {
-            state::set_revision(self.path(), state, revision, BUSY_TIMEOUT)?;
+    /// Nothing came. The base is the remote at another revision, too, only if the remote says that it sent nothing:
+    /// an answer that was cut off behind its header looks the same.
+    async fn note_empty_pull(&self, state: &ReplicaState, header: &PullHeader) -> Result<()> {
+        if header.db_size != 0 && header.db_size != u64::from(state.base_pages) {
+            return Err(Error::protocol("pull: the remote has another size, but sent no pages").retry());
+        }
+        let proven = header.page_count == Some(0) && header.server_revision != state.revision;
+        if proven {
+            state::set_revision(self.path(), state, &header.server_revision, BUSY_TIMEOUT)?;
         }
         let now = self.environment.unix_time();
         self.update_metadata(|m| {
-            m.set_revision(revision);
+            if proven {
+                m.set_revision(&header.server_revision);
+            }
             m.last_pull_unix_time = Some(now);
         })
         .await
     }
 
     /// Wait and apply in one operation.
-    pub(super) async fn pull(&self, guard: &SyncGuard) -> Result<bool> {
+    pub(super) async fn pull(&self) -> Result<bool> {
+        // Somebody who is at work would be in the way of the apply: say so before the download.
+        drop(self.lock()?);
         match self.wait().await? {
+            Some(changes) => {
+                let guard = self.lock()?;
+                self.apply(changes, &guard).await?;
+                self.leave(guard);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// The same in the course of an operation that has the lock; never waits for news.
+    pub(super) async fn pull_now(&self, guard: &SyncGuard) -> Result<bool> {
+        match self.download_changes(self.base(guard)?, 0).await? {
             Some(changes) => self.apply(changes, guard).await.map(|()| true),
             None => Ok(false),
         }
@@ -122,18 +162,17 @@ impl Inner {
             return Err(Error::misuse("these changes were downloaded for another replica"));
         }
         let (state, health) = self.base(guard)?;
-        let continues = health == BaseHealth::Intact && downloaded.since_epoch == Some(state.epoch);
-        if !continues && downloaded.since_epoch.is_some() {
+        if downloaded.epoch != state.epoch || (health != BaseHealth::Intact && !downloaded.whole) {
             return Err(Error::new(
                 Category::Database,
                 Code::BusySnapshot,
-                "the replica was synced by somebody else since these changes were downloaded; wait for changes again",
+                "the replica's base has changed since these changes were downloaded; wait for changes again",
             )
             .retry());
         }
-        let base = match downloaded.since_epoch {
-            Some(_) => Base::Known(base_state(&state)),
-            None => Base::Lost { epoch: state.epoch },
+        let base = match downloaded.whole {
+            false => Base::Known(base_state(&state)),
+            true => Base::Lost { epoch: state.epoch },
         };
         let apply = |replay: RebaseFn| {
             self.store
@@ -143,7 +182,16 @@ impl Inner {
         };
         match apply(replay::rebase) {
             // Perhaps the user has repaired it since. If not, the first word is the clearer one.
-            Err(e) if e.category == Category::Conflict => apply(replay::rebase_net).map_err(|_| e)?,
+            Err(first) if first.category == Category::Conflict => {
+                let first_word = |e: Error| {
+                    if e.category == Category::Conflict {
+                        first
+                    } else {
+                        e
+                    }
+                };
+                apply(replay::rebase_net).map_err(first_word)?
+            }
             result => result?,
         };
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
@@ -165,13 +213,21 @@ fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, rep
     let acknowledged = check_watermark(before, now, last)?;
     let header = state::rebase_header(context.current, context.scratch, state)?;
     log::create_local_tables(context.scratch)?;
-    replay(context.current, context.scratch, acknowledged)?;
+    // Read again: a push may have sent more since.
+    let sent = ReplicaState::read(context.current)?.sent;
+    let progress = Progress {
+        acknowledged,
+        sent,
+        last,
+    };
+    let report = replay(context.current, context.scratch, progress)?;
     let state = ReplicaState {
         client_id: state.client_id.clone(),
         epoch: context.new_epoch,
         revision: revision.to_owned(),
         base_pages: context.base_pages,
-        change_floor: last,
+        change_floor: last.max(report.last_change_id),
+        sent,
         header,
     };
     state.write(context.scratch)

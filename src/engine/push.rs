@@ -11,7 +11,7 @@ use super::remote::{PIPELINE_PATH, check_status};
 use super::{BUSY_TIMEOUT, Inner, base_state};
 use crate::capture::log::WATERMARK_TABLE;
 use crate::capture::state::{self, HeaderValues, ReplicaState};
-use crate::error::{Category, Error, Result};
+use crate::error::{Error, Result};
 use crate::io::SyncEngineIo;
 use crate::pages::BaseHealth;
 use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
@@ -30,6 +30,8 @@ enum Outcome {
     Done,
     /// The remote is not as this replica believes; a pull will tell more.
     RemoteMoved,
+    /// The remote refused a change.
+    Refused(Error),
 }
 
 /// One request: whole transactions, and what to make of an error in one of its steps.
@@ -59,30 +61,29 @@ struct BatchReader {
 
 impl Inner {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
+        let mut last = Error::busy("other clients keep changing the remote under this push; repeat it later");
         for _ in 0..MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
-                BaseHealth::Intact => self.push_once(&state).await,
+                BaseHealth::Intact => self.push_once(&state).await?,
                 // Without the base, nobody knows the schema that the oldest pending change had.
-                _ => Ok(Outcome::RemoteMoved),
+                _ => Outcome::RemoteMoved,
             };
             match outcome {
-                Ok(Outcome::Done) => return Ok(()),
-                Ok(Outcome::RemoteMoved) => {
-                    self.pull(guard).await?;
+                Outcome::Done => return Ok(()),
+                Outcome::RemoteMoved => {
+                    self.pull_now(guard).await?;
                 }
-                // What was in conflict with the remote may not be so over its newest state: a pull finds out.
-                Err(e) if e.category == Category::Conflict => {
-                    if !matches!(self.pull(guard).await, Ok(true)) {
+                // Over the newest state of the remote it may pass, or be a conflict that a rebase resolves.
+                Outcome::Refused(e) => {
+                    if !matches!(self.pull_now(guard).await, Ok(true)) {
                         return Err(e);
                     }
+                    last = e;
                 }
-                Err(e) => return Err(e),
             }
         }
-        Err(Error::busy(
-            "other clients keep changing the remote under this push; repeat it later",
-        ))
+        Err(last)
     }
 
     async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
@@ -99,15 +100,25 @@ impl Inner {
                 n => n,
             },
         };
+        let mut sent = state.sent;
         loop {
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
             let header = HeaderValues::read(&conn)?;
             let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
             let Some(batch) = batch else { break };
+            if batch.last_change_id > sent {
+                state::note_sent(self.path(), state, batch.last_change_id, BUSY_TIMEOUT)?;
+                sent = batch.last_change_id;
+            }
             let result = self.send(&batch.body, batch.steps).await?;
-            if let Outcome::RemoteMoved = batch.check(&result)? {
-                return Ok(Outcome::RemoteMoved);
+            match batch.check(&result)? {
+                Outcome::Done => {}
+                not_done => {
+                    // The remote has said that it did not keep them.
+                    state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+                    return Ok(not_done);
+                }
             }
             reader.acknowledged = batch.last_change_id;
             if batch.header != reader.header {
@@ -267,14 +278,13 @@ impl Batch {
             };
         };
         if step == 0 {
-            return Err(
-                Error::busy(format!("push: the remote is busy: {}", error.message))
-                    .categorized(Category::Remote),
-            );
+            let e = Error::from(error.clone()).context("push: the remote cannot begin a transaction");
+            let busy = error.message.contains("locked") || error.message.contains("busy");
+            return Err(if busy { e.retry() } else { e });
         }
         match step.checked_sub(self.first).and_then(|i| self.statements.get(i)) {
             Some(statement) if statement.purpose == Purpose::Guard => Ok(Outcome::RemoteMoved),
-            Some(statement) => Err(refused(statement, error)),
+            Some(statement) => Ok(Outcome::Refused(refused(statement, error))),
             None if step + 1 == self.first => Ok(Outcome::RemoteMoved),
             None => Err(Error::from(error.clone()).context("push")),
         }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,21 +21,19 @@ pub struct ChangesWriter {
 }
 
 impl ChangesWriter {
-    /// Starts a download into a new file at `path`; an older one is unlinked, so that [`Changes`] that still use it
-    /// are not disturbed.
+    /// Starts a download into a file of its own beside `path`. It is unlinked at once: the download belongs to whoever
+    /// has it open, and goes with its owner.
     pub fn create(path: &Path) -> Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(Error::io(format_args!("remove {}", path.display()), &e));
-            }
-            _ => {}
-        }
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
+        let path = Path::new(&name);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(path);
         let file = file.map_err(|e| Error::io(format_args!("create {}", path.display()), &e))?;
+        std::fs::remove_file(path).map_err(|e| Error::io(format_args!("unlink {}", path.display()), &e))?;
         Ok(ChangesWriter {
             file: BufWriter::with_capacity(64 * PAGE_SIZE, file),
             slots: HashMap::new(),

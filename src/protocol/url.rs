@@ -33,8 +33,12 @@ pub fn normalize(url: &str) -> Result<String> {
         ));
     }
     let authority = rest.split('/').next().unwrap_or_default();
-    let host_and_port = authority.rsplit('@').next().unwrap_or_default();
-    if host_and_port.is_empty() || host_and_port.starts_with(':') {
+    if authority.contains('@') {
+        return Err(Error::misuse(
+            "the remote URL contains credentials, and it is stored: pass a token separately",
+        ));
+    }
+    if authority.is_empty() || authority.starts_with(':') {
         return Err(Error::misuse("the remote URL has no host"));
     }
     Ok(format!("{scheme}://{}", rest.strip_suffix('/').unwrap_or(rest)))

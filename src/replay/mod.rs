@@ -42,9 +42,20 @@ use crate::capture::log::{LOCAL_TABLES, LogEntry, WATERMARK_TABLE};
 use crate::error::{Category, Code, Error};
 use crate::record::Value;
 
+/// How far the remote has come with the changes of this replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The new base holds the changes up to this id.
+    pub acknowledged: i64,
+    /// Changes up to this id were put into a request: the remote may hold them, although the base does not.
+    pub sent: i64,
+    /// The largest id that was given out.
+    pub last: i64,
+}
+
 /// [`rebase`] or [`rebase_net`].
 pub type RebaseFn =
-    fn(&rusqlite::Connection, &rusqlite::Connection, i64) -> crate::error::Result<RebaseReport>;
+    fn(&rusqlite::Connection, &rusqlite::Connection, Progress) -> crate::error::Result<RebaseReport>;
 
 /// What a statement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

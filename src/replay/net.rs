@@ -4,6 +4,9 @@
 //! has repaired it since. The net effect knows only the repaired row. It is what a rebase falls back to, because it
 //! must hold all pending changes in memory and turns their transactions into one.
 //!
+//! A change that was sent may be on the remote and acknowledged at any time. It stays as it is, in its transaction.
+//! The others get new ids: whatever a late request makes the remote acknowledge, they are not taken for it.
+//!
 //! A later change of a row moves up to where the row was changed first. That is invisible to the changes of other
 //! rows in between, unless a trigger looks: tables that a trigger mentions are left as they are. A constraint may
 //! look as well (a value is freed and taken again); then the net effect fails and the changes stay as they are.
@@ -20,15 +23,15 @@ use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
 use crate::replay::generator::{Generator, RowChange};
 use crate::replay::rebase::encoded;
 use crate::replay::table::{Identity, Table, no_such_table};
-use crate::replay::{Transactions, is_internal};
+use crate::replay::{Progress, Transactions, is_internal};
 
-/// The changes of `current`'s log after `acknowledged`, as one transaction. `local` is the replica's schema before
+/// The changes of `current`'s log that are not acknowledged; those that were never sent as one transaction. `local` is the replica's schema before
 /// them, and is changed; `scratch` the new base.
 pub(super) fn net_effect(
     current: &Connection,
     scratch: &Connection,
     local: Connection,
-    acknowledged: i64,
+    progress: Progress,
 ) -> Result<Vec<LogEntry>> {
     let mut triggers = trigger_texts(current)?;
     triggers.extend(trigger_texts(scratch)?);
@@ -37,17 +40,23 @@ pub(super) fn net_effect(
         tables: Generator::new(),
         triggers,
         slots: Vec::new(),
+        kept: 0,
         places: HashMap::new(),
     };
-    let mut transactions = Transactions::new(current, acknowledged);
+    let mut transactions = Transactions::new(current, progress.acknowledged);
     while let Some(entries) = transactions.next_transaction()? {
         net.transaction(&entries)?;
+        if entries.last().is_some_and(|last| last.change_id <= progress.sent) {
+            net.keep_so_far();
+        }
     }
-    Ok(net.finish())
+    Ok(net.finish(progress.last))
 }
 
+/// Texts of all triggers, and of the views through which they may look.
 fn trigger_texts(conn: &Connection) -> Result<Vec<String>> {
-    let mut statement = conn.prepare("SELECT lower(sql) FROM sqlite_schema WHERE type = 'trigger'")?;
+    let mut statement =
+        conn.prepare("SELECT lower(sql) FROM sqlite_schema WHERE type IN ('trigger', 'view')")?;
     let texts = statement
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
@@ -63,9 +72,11 @@ struct Slot {
 struct Net {
     local: Connection,
     tables: Generator,
-    /// Texts of all triggers, in lower case.
+    /// Texts of all triggers and views, in lower case.
     triggers: Vec<String>,
     slots: Vec<Slot>,
+    /// Slots before this one keep their transactions.
+    kept: usize,
     /// (table, key) -> the slot with the latest change of that row, since the last schema change.
     places: HashMap<(String, Vec<u8>), usize>,
 }
@@ -92,7 +103,7 @@ impl Net {
                 "table" => {
                     ddl.apply(&self.local)?;
                 }
-                "trigger" => self.triggers.push(ddl.row().sql.to_ascii_lowercase()),
+                "trigger" | "view" => self.triggers.push(ddl.row().sql.to_ascii_lowercase()),
                 _ => {}
             }
         }
@@ -159,16 +170,30 @@ impl Net {
         self.triggers.iter().any(|text| odd || text.contains(&name))
     }
 
-    fn finish(self) -> Vec<LogEntry> {
-        let txn_id = self.slots.first().map_or(0, |slot| slot.entry.txn_id);
-        let entry = |slot: Slot| {
+    /// Nothing merges with what is there.
+    fn keep_so_far(&mut self) {
+        self.kept = self.slots.len();
+        self.places.clear();
+    }
+
+    /// The entries; those that may have merged are one transaction with ids after `last`.
+    fn finish(self, last: i64) -> Vec<LogEntry> {
+        let kept = self.kept;
+        let entry = |(at, slot): (usize, Slot)| {
             let entry = match &slot.change {
                 Some(change) => encoded(&slot.entry, change),
                 None => slot.entry,
             };
-            LogEntry { txn_id, ..entry }
+            match at.checked_sub(kept) {
+                None => entry,
+                Some(new) => LogEntry {
+                    txn_id: last + 1,
+                    change_id: last + 1 + new as i64,
+                    ..entry
+                },
+            }
         };
-        self.slots.into_iter().map(entry).collect()
+        self.slots.into_iter().enumerate().map(entry).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::replay::generator::{Generator, RowChange, count_rows};
 use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::{Bound, from_column};
-use crate::replay::{Purpose, Transactions, conflict, is_internal};
+use crate::replay::{Progress, Purpose, Transactions, conflict, is_internal};
 
 /// What a rebase did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,15 @@ pub struct RebaseReport {
     pub last_change_id: i64,
 }
 
-/// Executes the changes of `current`'s log with an id above `acknowledged` on `scratch`, in order, and writes them
+impl RebaseReport {
+    fn add(&mut self, entries: &[LogEntry], replayed: u64) {
+        self.replayed_changes += replayed;
+        self.replayed_transactions += u64::from(replayed > 0);
+        self.last_change_id = entries.last().map_or(self.last_change_id, |e| e.change_id);
+    }
+}
+
+/// Executes the changes of `current`'s log that are not acknowledged on `scratch`, in order, and writes them
 /// into `scratch`'s log.
 ///
 /// `current` is the replica as it is now, and only read. `scratch` is the new base with empty local tables, in a
@@ -38,7 +46,8 @@ pub struct RebaseReport {
 /// already. Change ids stay.
 ///
 /// A constraint failure, and a change whose table or column is gone, is an error of category `Conflict`.
-pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> Result<RebaseReport> {
+pub fn rebase(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
+    let acknowledged = progress.acknowledged;
     let mut rebase = Rebase::new(current, scratch, acknowledged)?;
     let mut report = RebaseReport {
         replayed_changes: 0,
@@ -48,9 +57,7 @@ pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> 
     let mut transactions = Transactions::new(current, acknowledged);
     while let Some(entries) = transactions.next_transaction()? {
         let replayed = rebase.transaction(&entries)?;
-        report.replayed_changes += replayed;
-        report.replayed_transactions += u64::from(replayed > 0);
-        report.last_change_id = entries.last().map_or(report.last_change_id, |e| e.change_id);
+        report.add(&entries, replayed);
     }
     Ok(report)
 }
@@ -58,16 +65,20 @@ pub fn rebase(current: &Connection, scratch: &Connection, acknowledged: i64) -> 
 /// Like [`rebase`], with the net effect of the pending changes, which become one transaction. Where one change after
 /// the other is in conflict this may succeed, because what the user has repaired since is gone. Holds all pending
 /// changes in memory.
-pub fn rebase_net(current: &Connection, scratch: &Connection, acknowledged: i64) -> Result<RebaseReport> {
+pub fn rebase_net(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
+    let acknowledged = progress.acknowledged;
     let mut rebase = Rebase::new(current, scratch, acknowledged)?;
     let local = local_schema(current, acknowledged)?;
-    let entries = net_effect(current, scratch, local, acknowledged)?;
-    let replayed_changes = rebase.transaction(&entries)?;
-    Ok(RebaseReport {
-        replayed_changes,
-        replayed_transactions: u64::from(replayed_changes > 0),
-        last_change_id: entries.last().map_or(acknowledged, |e| e.change_id),
-    })
+    let entries = net_effect(current, scratch, local, progress)?;
+    let mut report = RebaseReport {
+        replayed_changes: 0,
+        replayed_transactions: 0,
+        last_change_id: acknowledged,
+    };
+    for entries in entries.chunk_by(|a, b| a.txn_id == b.txn_id) {
+        report.add(entries, rebase.transaction(entries)?);
+    }
+    Ok(report)
 }
 
 /// The tables of `current` as they were before the pending changes: the present ones, with the pending schema

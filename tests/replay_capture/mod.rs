@@ -9,7 +9,7 @@ use rusqlite::{Connection, ffi, params_from_iter};
 use turso_sync::capture::log::{ChangeType, LogEntry, create_local_tables, write_entry};
 use turso_sync::error::{Error, Result};
 use turso_sync::record::{Value, encode};
-use turso_sync::replay::{PushGenerator, RebaseFn, ReplayStatement, Transactions, rebase};
+use turso_sync::replay::{Progress, PushGenerator, RebaseFn, ReplayStatement, Transactions, rebase};
 
 type Hook = unsafe extern "C" fn(
     *mut c_void,
@@ -345,7 +345,15 @@ pub fn rebased_with(
     let scratch = plain(sql);
     create_local_tables(&scratch)?;
     scratch.execute_batch("BEGIN")?;
-    replay(local, &scratch, acknowledged)?;
+    replay(
+        local,
+        &scratch,
+        Progress {
+            acknowledged,
+            sent: acknowledged,
+            last: 1_000_000,
+        },
+    )?;
     scratch.execute_batch("COMMIT")?;
     Ok(scratch)
 }
