@@ -3,7 +3,9 @@
 
 use rusqlite::ffi;
 
+use crate::capture::buffer::RowOp;
 use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
+use crate::capture::programs::{Assignment, Step, Writes};
 
 /// The four strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
 #[derive(Debug, Clone, Copy, Default)]
@@ -12,6 +14,8 @@ pub(super) struct Action<'a> {
     pub first: Option<&'a str>,
     pub second: Option<&'a str>,
     pub schema: Option<&'a str>,
+    /// The innermost trigger or view that is responsible.
+    pub trigger: Option<&'a str>,
 }
 
 /// How a DDL statement changes the schema.
@@ -46,6 +50,10 @@ pub(super) struct Purpose {
     pub foreign_keys: Option<bool>,
     /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
     pub counts_changes: bool,
+    /// PRAGMA recursive_triggers, read or written.
+    pub recursive_triggers: bool,
+    /// What it writes in the main schema.
+    pub writes: Writes,
     temp_trigger: bool,
 }
 
@@ -65,6 +73,9 @@ impl Purpose {
             ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("foreign_keys") => {
                 self.foreign_keys = action.second.map(is_on);
             }
+            ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("recursive_triggers") => {
+                self.recursive_triggers = true;
+            }
             ffi::SQLITE_PRAGMA => return pragma(first, action.second),
             _ => {}
         }
@@ -72,8 +83,33 @@ impl Purpose {
             return Ok(());
         }
         match action.code {
-            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => self.write(first),
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
+                self.writes(action);
+                self.write(first)
+            }
             _ => self.schema_change(action),
+        }
+    }
+
+    fn writes(&mut self, action: Action<'_>) {
+        let verb = match action.code {
+            ffi::SQLITE_INSERT => RowOp::Insert,
+            ffi::SQLITE_UPDATE => RowOp::Update,
+            _ => RowOp::Delete,
+        };
+        let table = action.first.unwrap_or("");
+        if self.writes.step.is_none() && action.trigger.is_none() {
+            self.writes.step = Some(Step {
+                verb,
+                table: table.to_owned(),
+            });
+        }
+        if let (RowOp::Update, Some(column)) = (verb, action.second) {
+            self.writes.assigned.push(Assignment {
+                trigger: action.trigger.map(str::to_owned),
+                table: table.to_owned(),
+                column: column.to_owned(),
+            });
         }
     }
 
@@ -263,7 +299,7 @@ fn new_table_name(sql: &str) -> Option<String> {
 }
 
 /// The name at the start of `sql`, quoted or not, and what follows it.
-fn identifier(sql: &str) -> Option<(String, &str)> {
+pub(super) fn identifier(sql: &str) -> Option<(String, &str)> {
     let sql = skip_blank(sql);
     let close = match sql.chars().next()? {
         quote @ ('"' | '\'' | '`') => quote,
@@ -289,7 +325,8 @@ fn identifier(sql: &str) -> Option<(String, &str)> {
     }
 }
 
-fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
+/// What follows `keyword` at the start of `sql`.
+pub(super) fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
     let (head, rest) = sql.split_at_checked(keyword.len())?;
     (head.eq_ignore_ascii_case(keyword) && !rest.starts_with(is_word)).then_some(rest)
 }

@@ -239,6 +239,12 @@ impl RawStatement {
         unsafe { ffi::sqlite3_stmt_readonly(self.raw) != 0 }
     }
 
+    /// True if SQLite has prepared the statement anew since the last call, because the schema had changed.
+    pub fn was_prepared_again(&self) -> bool {
+        // SAFETY: the statement is alive.
+        unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_REPREPARE, 1) != 0 }
+    }
+
     /// True for EXPLAIN and EXPLAIN QUERY PLAN.
     pub fn is_explain(&self) -> bool {
         // SAFETY: the statement is alive.
