@@ -18,6 +18,17 @@ const TEXTS_PER_TABLE: usize = 256;
 /// Fails with "integer overflow" on every server if the condition holds.
 const OVERFLOW: &str = "abs(-9223372036854775808)";
 
+/// What an update does to a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Set {
+    /// It does not name the column.
+    Kept,
+    /// It sets the column to a new value.
+    New,
+    /// It assigns the value that is there, which only triggers notice.
+    Same,
+}
+
 /// A log entry of a row, decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RowChange {
@@ -27,8 +38,10 @@ pub(super) struct RowChange {
     pub before: Vec<Value>,
     /// The new row; empty for a delete.
     pub after: Vec<Value>,
-    /// Which columns an update changed; empty for the others.
-    pub mask: Vec<bool>,
+    /// What an update does to each column; empty for the others.
+    pub mask: Vec<Set>,
+    /// A delete by a REPLACE that fired no trigger.
+    pub replaced: bool,
 }
 
 impl RowChange {
@@ -56,7 +69,7 @@ impl RowChange {
         let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
         let mask = match &entry.updates {
             _ if entry.change_type != ChangeType::Update => Vec::new(),
-            None => vec![true; width],
+            None => vec![Set::New; width],
             Some(updates) => {
                 let updates = decode(updates)?;
                 if updates.len() != 2 * width {
@@ -65,7 +78,11 @@ impl RowChange {
                 updates
                     .iter()
                     .take(width)
-                    .map(|flag| *flag == Value::Integer(1))
+                    .map(|flag| match flag {
+                        Value::Integer(1) => Set::New,
+                        Value::Integer(2) => Set::Same,
+                        _ => Set::Kept,
+                    })
                     .collect()
             }
         };
@@ -75,6 +92,7 @@ impl RowChange {
             before,
             after,
             mask,
+            replaced: entry.change_type == ChangeType::Delete && entry.updates.is_some(),
         })
     }
 
@@ -85,6 +103,11 @@ impl RowChange {
         } else {
             &self.before
         }
+    }
+
+    /// True for an update that gives a column another value.
+    pub(super) fn changes_values(&self) -> bool {
+        self.mask.contains(&Set::New)
     }
 }
 
@@ -99,9 +122,12 @@ enum Kind {
     GuardFree,
     GuardPresent(Identity),
     GuardSingle,
+    /// What a REPLACE has not removed over there, unless it is the new row itself.
+    DeleteReplaced,
 }
 
-type TextKey = (Kind, Vec<bool>, Vec<&'static str>);
+/// Kind, whether it replaces its neighbours, mask, marks that are not all `?`.
+type TextKey = (Kind, bool, Vec<Set>, Vec<&'static str>);
 
 /// Makes statements from row changes, for a connection that has the schema as of the change.
 ///
@@ -109,6 +135,16 @@ type TextKey = (Kind, Vec<bool>, Vec<&'static str>);
 #[derive(Debug, Default)]
 pub struct Generator {
     tables: HashMap<String, Known>,
+    /// Deletes by a REPLACE whose insert or update is still to come.
+    replaced: Vec<Replaced>,
+}
+
+/// A row that a REPLACE removed without firing triggers.
+#[derive(Debug)]
+struct Replaced {
+    table: Arc<Table>,
+    entry: LogEntry,
+    change: RowChange,
 }
 
 #[derive(Debug)]
@@ -168,10 +204,27 @@ impl Generator {
             table: table.clone(),
             texts: HashMap::new(),
         });
+        let of_table = |r: &Replaced| r.table.name == table.name;
+        let replaced = match change.change_type {
+            ChangeType::Delete if change.replaced && table.delete_triggers => {
+                self.replaced.push(Replaced {
+                    table: table.clone(),
+                    entry: entry.clone(),
+                    change: change.clone(),
+                });
+                return Ok(Vec::new());
+            }
+            ChangeType::Insert | ChangeType::Update if entry.depth == 0 => {
+                self.replaced.extract_if(.., |r| of_table(r)).collect()
+            }
+            _ => Vec::new(),
+        };
         let mut out = Statements {
             table,
             texts: &mut known.texts,
             entry,
+            replaces: !replaced.is_empty(),
+            replaced,
             done: Vec::new(),
         };
         let identity = table.identity(change.target());
@@ -180,7 +233,27 @@ impl Generator {
             ChangeType::Update => out.update(identity, change),
             ChangeType::Delete => out.delete(identity, change),
         }
+        out.delete_replaced(change);
         Ok(out.done)
+    }
+
+    /// Rowid on the executing side of the row at `rowid` in the log, if a REPLACE is about to remove it.
+    pub(super) fn replaced_rowid(&self, table: &Table, rowid: i64) -> Option<i64> {
+        let found = |r: &&Replaced| r.table.name == table.name && r.entry.rowid == rowid;
+        self.replaced.iter().find(found).map(|r| r.change.rowid)
+    }
+
+    /// To be called at the end of a transaction: statements for deletes that nothing has followed.
+    pub(super) fn finish(&mut self) -> Result<Vec<ReplayStatement>> {
+        let mut statements = Vec::new();
+        for Replaced { table, entry, change } in std::mem::take(&mut self.replaced) {
+            let change = RowChange {
+                replaced: false,
+                ..change
+            };
+            statements.extend(self.row_change(&table, &entry, &change)?);
+        }
+        Ok(statements)
     }
 }
 
@@ -189,6 +262,10 @@ struct Statements<'a> {
     table: &'a Table,
     texts: &'a mut HashMap<TextKey, Arc<str>>,
     entry: &'a LogEntry,
+    /// Rows that the change replaces.
+    replaced: Vec<Replaced>,
+    /// Statements replace their neighbours.
+    replaces: bool,
     done: Vec<ReplayStatement>,
 }
 
@@ -202,9 +279,7 @@ impl Statements<'_> {
             }
             Identity::Rowid(_) => {
                 let rowid = Value::Integer(change.rowid);
-                let mut guard = Slots::default();
-                guard.push(&rowid);
-                self.add(Kind::GuardFree, &[], guard);
+                self.guard_free(change.rowid);
                 slots.push(&rowid);
                 slots.extend(&change.after);
                 self.add(Kind::Insert(identity), &[], slots);
@@ -218,14 +293,18 @@ impl Statements<'_> {
 
     fn update(&mut self, identity: Identity, change: &RowChange) {
         let mut mask = change.mask.clone();
-        if !mask.contains(&true) {
+        if !change.changes_values() {
             // Nobody can see such an update but a trigger.
             if !self.table.has_triggers {
                 return;
             }
-            match self.table.key.first().or(Some(&0)).and_then(|&k| mask.get_mut(k)) {
-                Some(flag) => *flag = true,
-                None => return,
+            // If the log names no column, it was the rowid that was set to itself, or no trigger minds which it is.
+            let rowid = self.table.update_of_triggers && self.table.rowid.is_some();
+            if !rowid && !mask.contains(&Set::Same) {
+                match self.table.key.first().or(Some(&0)).and_then(|&k| mask.get_mut(k)) {
+                    Some(set) => *set = Set::Same,
+                    None => return,
+                }
             }
         }
         if identity != Identity::Key {
@@ -237,7 +316,7 @@ impl Statements<'_> {
                 .after
                 .iter()
                 .zip(&mask)
-                .filter(|(_, changed)| **changed)
+                .filter(|(_, set)| **set == Set::New)
                 .map(|(v, _)| v),
         );
         match identity {
@@ -253,7 +332,7 @@ impl Statements<'_> {
     }
 
     /// Inserts the new image of an updated row that was deleted on the other side.
-    fn recreate(&mut self, mask: &[bool], change: &RowChange) {
+    fn recreate(&mut self, mask: &[Set], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
         let key_changed = table
@@ -297,6 +376,60 @@ impl Statements<'_> {
         self.add(Kind::Delete(identity), &[], slots);
     }
 
+    /// Nobody else's row may be at `rowid`.
+    fn guard_free(&mut self, rowid: i64) {
+        if let Some(at) = self.replaced.iter().position(|r| r.change.rowid == rowid) {
+            let replaced = self.replaced.swap_remove(at);
+            let identity = self.table.identity(&replaced.change.before);
+            return self.guard_present(identity, &replaced.change);
+        }
+        let mut guard = Slots::default();
+        guard.push(&Value::Integer(rowid));
+        self.add(Kind::GuardFree, &[], guard);
+    }
+
+    /// Removes those of the replaced rows that `change` has left, because the other side has given them other values.
+    fn delete_replaced(&mut self, change: &RowChange) {
+        self.replaces = false;
+        for Replaced {
+            entry,
+            change: replaced,
+            ..
+        } in std::mem::take(&mut self.replaced)
+        {
+            let identity = self.table.identity(&replaced.before);
+            let mut slots = Slots::default();
+            let kind = match identity {
+                Identity::Key => {
+                    // The same row under one key: nothing else has this key.
+                    if self
+                        .table
+                        .key_values(&replaced.before)
+                        .eq(self.table.key_values(&change.after))
+                    {
+                        continue;
+                    }
+                    slots.extend(self.table.key_values(&replaced.before));
+                    slots.extend(self.table.key_values(&change.after));
+                    Kind::DeleteReplaced
+                }
+                Identity::Rowid(_) => {
+                    slots.push(&Value::Integer(replaced.rowid));
+                    slots.extend(&replaced.before);
+                    Kind::Delete(identity)
+                }
+                Identity::Content => {
+                    slots.extend(&replaced.before);
+                    Kind::Delete(identity)
+                }
+            };
+            self.add(kind, &[], slots);
+            if let Some(statement) = self.done.last_mut() {
+                statement.change_id = entry.change_id;
+            }
+        }
+    }
+
     fn guard_present(&mut self, identity: Identity, change: &RowChange) {
         let mut slots = Slots::default();
         if let Identity::Rowid(_) = identity {
@@ -306,17 +439,18 @@ impl Statements<'_> {
         self.add(Kind::GuardPresent(identity), &[], slots);
     }
 
-    fn add(&mut self, kind: Kind, mask: &[bool], slots: Slots) {
+    fn add(&mut self, kind: Kind, mask: &[Set], slots: Slots) {
         let purpose = match kind {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
         };
-        let key = (kind, mask.to_vec(), slots.shape());
+        let replaces = self.replaces;
+        let key = (kind, replaces, mask.to_vec(), slots.shape());
         let (marks, args) = slots.into_parts();
         let sql = match self.texts.get(&key) {
             Some(sql) => sql.clone(),
             None => {
-                let sql: Arc<str> = text(self.table, kind, mask, &marks).into();
+                let sql: Arc<str> = text(self.table, kind, replaces, mask, &marks).into();
                 if self.texts.len() >= TEXTS_PER_TABLE {
                     self.texts.clear();
                 }
@@ -336,44 +470,51 @@ impl Statements<'_> {
     }
 }
 
-/// The text of a statement; `marks` stand for its values in order.
-fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
+/// The text of a statement that may replace its neighbours; `marks` stand for its values in order.
+fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str]) -> String {
     let name = quote(&table.name);
-    let abort = if table.own_conflict_clause {
-        "OR ABORT "
-    } else {
-        ""
+    let or = match (replaces, table.own_conflict_clause) {
+        (true, _) => "OR REPLACE ",
+        (false, true) => "OR ABORT ",
+        (false, false) => "",
     };
     let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
     let columns = names.join(", ");
     let (row, rest) = marks.split_at(names.len().min(marks.len()));
     let row = row.join(", ");
     match kind {
+        Kind::Upsert if replaces => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
         Kind::Upsert => {
             let set = |k: &usize| !(table.integer_key && table.key.contains(k));
             let set: Vec<usize> = (0..names.len()).filter(set).collect();
             let upsert = upsert(table, &names, &set);
-            format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row}) {upsert}")
+            format!("INSERT {or}INTO {name} ({columns}) VALUES ({row}) {upsert}")
         }
         Kind::Insert(Identity::Rowid(alias)) => {
             format!(
-                "INSERT {abort}INTO {name} ({alias}, {columns}) VALUES ({})",
+                "INSERT {or}INTO {name} ({alias}, {columns}) VALUES ({})",
                 marks.join(", ")
             )
         }
-        Kind::Insert(_) => format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row})"),
+        Kind::Insert(_) => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
         Kind::Update(identity) => {
             let mut marks = marks.iter();
-            let changed = names.iter().zip(mask).filter(|(_, changed)| **changed);
-            let set: Vec<String> = changed
-                .zip(marks.by_ref())
-                .map(|((n, _), mark)| format!("{n} = {mark}"))
-                .collect();
+            let mut set: Vec<String> = Vec::new();
+            for (name, what) in names.iter().zip(mask) {
+                match what {
+                    Set::Kept => {}
+                    Set::New => set.extend(marks.next().map(|mark| format!("{name} = {mark}"))),
+                    Set::Same => set.push(format!("{name} = {name}")),
+                }
+            }
+            if let ([], Some(alias)) = (set.as_slice(), table.rowid) {
+                set.push(format!("{alias} = {alias}"));
+            }
             let found = match identity {
                 Identity::Rowid(alias) => format!("{alias} = ?"),
                 other => condition(table, &names, other, marks.as_slice()),
             };
-            format!("UPDATE {abort}{name} SET {} WHERE {found}", set.join(", "))
+            format!("UPDATE {or}{name} SET {} WHERE {found}", set.join(", "))
         }
         Kind::Recreate {
             key_changed,
@@ -383,17 +524,25 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
                 (false, _) => when_missing(table, &names, rest),
                 (true, true) => "changes() = 0".to_owned(),
                 (true, false) => {
-                    let set = |i: &usize| mask.get(*i) == Some(&true) && !table.key.contains(i);
+                    let set = |i: &usize| mask.get(*i) == Some(&Set::New) && !table.key.contains(i);
                     let set: Vec<usize> = (0..names.len()).filter(set).collect();
                     format!("changes() = 0 {}", upsert(table, &names, &set))
                 }
             };
-            format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE {again}")
+            format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE {again}")
         }
         Kind::Delete(identity) => {
             format!(
                 "DELETE FROM {name} WHERE {}",
                 condition(table, &names, identity, marks)
+            )
+        }
+        Kind::DeleteReplaced => {
+            let (old, new) = marks.split_at(table.key.len().min(marks.len()));
+            format!(
+                "DELETE FROM {name} WHERE {} AND NOT ({})",
+                condition(table, &names, Identity::Key, old),
+                condition(table, &names, Identity::Key, new)
             )
         }
         Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),

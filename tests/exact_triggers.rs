@@ -1,0 +1,269 @@
+//! Triggers fire on the other side exactly as they did here: after a capture on a replica and a push to a remote equal
+//! to its base both hold the same, rows and counters made by triggers included; and so does a pull.
+
+mod capture_support;
+#[allow(unused)]
+mod replay_capture;
+
+use capture_support::{Replica, run};
+use replay_capture::{dump, plain, push, push_statements, rebased, rebased_with};
+use turso_sync::replay::rebase_net;
+
+fn difference(a: &[String], b: &[String]) -> String {
+    let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
+    format!("{:#?}\n/\n{:#?}", only(a, b), only(b, a))
+}
+
+/// What is not as it should be after `statements` on a replica of `base`.
+fn trial(base: &str, statements: &[String]) -> Result<(), String> {
+    let replica = Replica::new(base);
+    let connection = replica.open();
+    for sql in statements {
+        let _ = connection.execute_batch(sql);
+    }
+    let _ = connection.execute_batch("COMMIT");
+    connection.close().unwrap();
+    let local = replica.plain();
+    let here = dump(&local);
+    let log = || replica.log().join("\n");
+    let check = |what: &str, there: Vec<String>| {
+        if there == here {
+            return Ok(());
+        }
+        let difference = difference(&here, &there);
+        Err(format!("{what}: {difference}\nlog:\n{}", log()))
+    };
+
+    let remote = plain(base);
+    let sent = push_statements(&local, &remote).map_err(|e| format!("{e}\n{}", log()))?;
+    push(&remote, &sent).map_err(|(s, e)| format!("push: {e}: {s:?}\n{}", log()))?;
+    check("push", dump(&remote))?;
+
+    let pulled = rebased(&local, base, 0).map_err(|e| format!("pull: {e}\n{}", log()))?;
+    check("pull", dump(&pulled))?;
+    let net = rebased_with(rebase_net, &local, base, 0).map_err(|e| format!("net: {e}\n{}", log()))?;
+    check("net effect", dump(&net))?;
+    let remote = plain(base);
+    let sent = push_statements(&pulled, &remote).map_err(|e| format!("{e}\n{}", log()))?;
+    push(&remote, &sent).map_err(|(s, e)| format!("push after pull: {e}: {s:?}\n{}", log()))?;
+    check("push after pull", dump(&remote))
+}
+
+fn exact(base: &str, statements: &[&str]) {
+    let statements: Vec<String> = statements.iter().map(|s| s.to_string()).collect();
+    if let Err(e) = trial(base, &statements) {
+        panic!("{e}\n{statements:#?}");
+    }
+}
+
+const LOG: &str = "CREATE TABLE log(id INTEGER PRIMARY KEY, what);";
+
+#[test]
+fn a_replace_fires_no_delete_triggers() {
+    for table in [
+        "t(id INTEGER PRIMARY KEY, a UNIQUE, b)",
+        "t(id TEXT PRIMARY KEY, a UNIQUE, b)",
+        "t(id TEXT PRIMARY KEY COLLATE NOCASE, a UNIQUE, b) WITHOUT ROWID",
+        "t(id UNIQUE, a UNIQUE, b)",
+        "t(id INTEGER PRIMARY KEY ON CONFLICT REPLACE, a UNIQUE ON CONFLICT REPLACE, b)",
+        "t(rowid, _rowid_ UNIQUE, oid, id UNIQUE, a UNIQUE, b)",
+    ] {
+        for recursive in [0, 1] {
+            // Where they do fire it is behind BEFORE INSERT triggers here, and before them there.
+            let before_insert = match recursive {
+                0 => "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;",
+                _ => "",
+            };
+            let base = format!(
+                "{LOG} CREATE TABLE {table}; {before_insert}
+                 CREATE TRIGGER bd BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('bd' || old.id); END;
+                 CREATE TRIGGER ad AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('ad' || old.id); END;
+                 CREATE TRIGGER ai AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('ai' || new.id); END;
+                 CREATE TRIGGER au AFTER UPDATE ON t BEGIN INSERT INTO log(what) VALUES ('au' || new.id); END;
+                 INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4)"
+            );
+            exact(
+                &base,
+                &[
+                    &format!("PRAGMA recursive_triggers = {recursive}"),
+                    "REPLACE INTO t(id, a, b) VALUES (1, 1, 9)",
+                    "REPLACE INTO t(id, a, b) VALUES (1, 2, 9)",
+                    "INSERT OR REPLACE INTO t(id, a, b) VALUES (5, 5, 5), (5, 3, 6)",
+                    "UPDATE OR REPLACE t SET a = 2 WHERE id = 4",
+                    "UPDATE OR REPLACE t SET id = 5, a = 7 WHERE id = 4",
+                    "DELETE FROM t WHERE id = 5",
+                    "INSERT INTO t(id, a, b) VALUES (8, 8, 8)",
+                    "INSERT INTO t(id, a, b) VALUES (8, 9, 8)",
+                    "UPDATE t SET a = 8",
+                    "REPLACE INTO t(id, a, b) VALUES ('x', 20, 1), ('X', 20, 2), ('X', 21, 2)",
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_replace_in_a_trigger_of_a_view_fires_no_delete_triggers() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE); CREATE VIEW v AS SELECT * FROM t;
+         CREATE TRIGGER bd BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('bd' || old.id); END;
+         CREATE TRIGGER vi INSTEAD OF INSERT ON v BEGIN
+           DELETE FROM t WHERE id = new.id + 1; REPLACE INTO t VALUES (new.id, new.a);
+           DELETE FROM t WHERE a = 7; INSERT INTO t VALUES (70 + new.id, 7);
+         END;
+         INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4)"
+    );
+    exact(
+        &base,
+        &["INSERT INTO v VALUES (1, 3), (3, 4), (5, 5), (5, 3)", "INSERT INTO v VALUES (9, 9)"],
+    );
+}
+
+#[test]
+fn foreign_key_actions_of_a_replace_stay() {
+    let base = format!(
+        "{LOG} CREATE TABLE p(id INTEGER PRIMARY KEY, a UNIQUE);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE);
+         CREATE TABLE d(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE SET NULL);
+         CREATE TRIGGER pd AFTER DELETE ON p BEGIN INSERT INTO log(what) VALUES ('pd' || old.id); END;
+         CREATE TRIGGER cd BEFORE DELETE ON c BEGIN INSERT INTO log(what) VALUES ('cd' || old.id); END;
+         CREATE TRIGGER du BEFORE UPDATE ON d BEGIN INSERT INTO log(what) VALUES ('du' || old.id); END;
+         INSERT INTO p VALUES (1, 1), (2, 2), (3, 3); INSERT INTO c VALUES (1, 1), (2, 2), (3, 3);
+         INSERT INTO d VALUES (1, 1), (2, 1), (3, 3)"
+    );
+    exact(
+        &base,
+        &[
+            "PRAGMA foreign_keys = ON",
+            "REPLACE INTO p VALUES (1, 2)",
+            "UPDATE OR REPLACE p SET id = 3 WHERE id = 1",
+            "DELETE FROM p",
+        ],
+    );
+}
+
+#[test]
+fn update_of_triggers_see_what_was_assigned() {
+    for table in [
+        "t(id INTEGER PRIMARY KEY, a, b, g AS (a) STORED)",
+        "t(id TEXT PRIMARY KEY, a, b, g AS (a)) WITHOUT ROWID",
+        "t(id, a, b)",
+    ] {
+        let base = format!(
+            "{LOG} CREATE TABLE {table}; CREATE VIEW v AS SELECT id, a, b FROM t;
+             CREATE TRIGGER ta AFTER UPDATE OF a ON t BEGIN INSERT INTO log(what) VALUES ('a' || old.a); END;
+             CREATE TRIGGER tb BEFORE UPDATE OF b, id ON t BEGIN INSERT INTO log(what) VALUES ('b' || old.b); END;
+             CREATE TRIGGER ti AFTER UPDATE OF id ON t BEGIN INSERT INTO log(what) VALUES ('i' || old.id); END;
+             CREATE TRIGGER tu AFTER UPDATE ON t BEGIN INSERT INTO log(what) VALUES ('u' || old.id); END;
+             CREATE TRIGGER vu INSTEAD OF UPDATE OF a ON v BEGIN UPDATE t SET a = new.a, id = new.id WHERE id = old.id; END;
+             INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2)"
+        );
+        let mut statements = vec![
+            "UPDATE t SET a = a",
+            "UPDATE t SET a = 1",
+            "UPDATE t SET a = a, b = 5 WHERE id = 1",
+            "UPDATE t SET a = 6, b = b WHERE id = 1",
+            "UPDATE t SET id = id",
+            "UPDATE t SET id = 7, a = a WHERE id = 2",
+            "UPDATE t SET (a, b) = (1, 1)",
+            "UPDATE v SET a = a",
+            "UPDATE v SET a = 4, b = 3",
+        ];
+        if table.contains("PRIMARY") {
+            statements.push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET a = a");
+            statements.push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET b = b, a = 9");
+        }
+        if !table.contains("WITHOUT") {
+            statements.push("UPDATE t SET rowid = rowid");
+        }
+        exact(&base, &statements);
+    }
+}
+
+#[test]
+fn what_before_triggers_wrote_for_rows_that_stayed_arrives() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b NOT NULL CHECK (b <> 9));
+         CREATE TABLE n(x); CREATE VIEW v AS SELECT * FROM t;
+         CREATE TRIGGER la AFTER INSERT ON log BEGIN INSERT INTO n VALUES (new.what); END;
+         CREATE TRIGGER b1 BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('b1' || new.a); END;
+         CREATE TRIGGER b2 BEFORE INSERT ON t BEGIN
+           INSERT INTO log(what) VALUES ('b2' || new.a); SELECT RAISE(IGNORE) WHERE new.a % 3 = 0;
+           SELECT RAISE(FAIL, 'ten') WHERE new.a = 10; INSERT INTO log(what) VALUES ('late' || new.a);
+         END;
+         CREATE TRIGGER u1 BEFORE UPDATE ON t BEGIN
+           INSERT INTO log(what) VALUES ('u1' || old.a); SELECT RAISE(IGNORE) WHERE new.b = 3; END;
+         CREATE TRIGGER d1 BEFORE DELETE ON t BEGIN
+           INSERT INTO log(what) VALUES ('d1' || old.a); SELECT RAISE(IGNORE) WHERE old.b = 4; END;
+         CREATE TRIGGER a1 AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('a1' || new.a); END;
+         CREATE TRIGGER vi INSTEAD OF INSERT ON v BEGIN INSERT OR IGNORE INTO t VALUES (new.id, new.a, new.b);
+           UPDATE t SET b = b + 1; END;
+         INSERT INTO t VALUES (1, 1, 1), (2, 2, 2); DELETE FROM log; DELETE FROM n"
+    );
+    exact(
+        &base,
+        &[
+            "INSERT INTO t(a, b) VALUES (3, 1), (4, 1), (6, 1)",
+            "INSERT OR IGNORE INTO t(a, b) VALUES (7, 1), (1, 1), (8, NULL), (11, 9), (13, 4)",
+            "INSERT OR FAIL INTO t(a, b) VALUES (14, 1), (1, 1)",
+            "INSERT INTO t(a, b) VALUES (16, 1), (10, 1)",
+            "INSERT INTO t(a, b) VALUES (1, 1) ON CONFLICT (a) DO UPDATE SET b = 5",
+            "INSERT INTO t(a, b) VALUES (1, 1), (2, 2), (17, 3) ON CONFLICT DO NOTHING",
+            "INSERT INTO t(a, b) VALUES (1, 1), (2, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b + 1",
+            "UPDATE t SET b = b + 1",
+            "UPDATE OR IGNORE t SET a = 2, b = b - 1",
+            "UPDATE OR FAIL t SET a = 50",
+            "DELETE FROM t WHERE a > 1",
+            "INSERT INTO v VALUES (1, 1, 1), (20, 20, 2), (21, 21, 5)",
+        ],
+    );
+}
+
+#[test]
+fn a_half_way_returning_carries_what_was_done() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a);
+         CREATE TRIGGER b1 BEFORE INSERT ON t BEGIN
+           INSERT INTO log(what) VALUES ('b1' || new.a); SELECT RAISE(IGNORE) WHERE new.a % 3 = 0; END;"
+    );
+    let replica = Replica::new(&base);
+    let c = replica.open();
+    let mut s = capture_support::prepare(&c, "INSERT INTO t(a) VALUES (1), (3), (4), (6) RETURNING id");
+    s.step().unwrap();
+    drop(s);
+    // A trigger that the statement did not know when it was prepared.
+    let mut s = capture_support::prepare(&c, "INSERT INTO t(a) VALUES (10), (11)");
+    run(&c, "CREATE TRIGGER b0 BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('b0'); SELECT RAISE(IGNORE) WHERE new.a = 10; END");
+    s.execute().unwrap();
+    drop(s);
+    c.close().unwrap();
+    let local = replica.plain();
+    let remote = plain(&base);
+    let sent = push_statements(&local, &remote).unwrap();
+    push(&remote, &sent).unwrap();
+    assert_eq!(dump(&remote), dump(&local), "{:#?}", replica.log());
+}
+
+#[test]
+fn nested_triggers_of_the_same_table() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b, m);
+         CREATE TRIGGER b1 BEFORE UPDATE ON t BEGIN
+           INSERT INTO log(what) VALUES ('b1' || old.id || new.b); SELECT RAISE(IGNORE) WHERE new.b = 3; END;
+         CREATE TRIGGER a1 AFTER UPDATE OF b ON t BEGIN UPDATE t SET m = ifnull(m, 0) + 1 WHERE id >= new.id; END;
+         INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 1)"
+    );
+    for recursive in [0, 1] {
+        let recursive = format!("PRAGMA recursive_triggers = {recursive}");
+        exact(
+            &base,
+            &[
+                &recursive,
+                "UPDATE t SET b = b + 1",
+                "UPDATE t SET b = 3 WHERE id > 1",
+                "UPDATE t SET b = id",
+                "UPDATE OR IGNORE t SET a = 3, b = 5",
+            ],
+        );
+    }
+}
