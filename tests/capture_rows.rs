@@ -363,8 +363,9 @@ fn a_statement_that_fails_after_begin_undoes_only_itself() {
     let r = Replica::new(T);
     let c = r.open();
     let mut open = prepare(&c, "INSERT INTO t VALUES (1, 1, 1), (2, 1, 1) RETURNING id");
+    run(&c, "BEGIN");
     assert_eq!(open.step(), Ok(Step::Row));
-    run(&c, "INSERT INTO t VALUES (3, 1, 1); BEGIN");
+    run(&c, "INSERT INTO t VALUES (3, 1, 1)");
     let e = fails(&c, "INSERT INTO t VALUES (4, 1, 1), (1, 1, 1)");
     assert_eq!(e.code, Code::Constraint);
     open.reset(false).unwrap();

@@ -6,6 +6,7 @@ mod capture_support;
 mod replay_capture;
 
 use capture_support::{Replica, run};
+use proptest::prelude::*;
 use replay_capture::{dump, plain, push, push_statements, rebased, rebased_with};
 use turso_sync::replay::rebase_net;
 
@@ -265,5 +266,89 @@ fn nested_triggers_of_the_same_table() {
                 "UPDATE OR IGNORE t SET a = 3, b = 5",
             ],
         );
+    }
+}
+
+const RANDOM: &str = "
+CREATE TABLE log(id INTEGER PRIMARY KEY, what, n);
+CREATE TABLE count(table_name PRIMARY KEY, n DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b CHECK (b <> 5), g AS (a) STORED);
+CREATE TABLE w(k TEXT COLLATE NOCASE PRIMARY KEY, a UNIQUE ON CONFLICT REPLACE, b) WITHOUT ROWID;
+CREATE TABLE n(a UNIQUE, b NOT NULL);
+CREATE TABLE c(id INTEGER PRIMARY KEY, t REFERENCES t ON DELETE CASCADE ON UPDATE CASCADE, x);
+CREATE TABLE d(id INTEGER PRIMARY KEY, t REFERENCES t ON DELETE SET NULL);
+CREATE VIEW v AS SELECT a, b FROM n;
+CREATE TRIGGER log1 AFTER INSERT ON log BEGIN UPDATE count SET n = n + 1 WHERE table_name = 'log'; END;
+CREATE TRIGGER log2 BEFORE INSERT ON log WHEN new.n = 4 BEGIN UPDATE count SET n = n + 10 WHERE table_name = 'log'; SELECT RAISE(IGNORE); END;
+CREATE TRIGGER t1 BEFORE INSERT ON t BEGIN INSERT INTO log(what, n) VALUES ('t1', new.b); SELECT RAISE(IGNORE) WHERE new.b = 3; END;
+CREATE TRIGGER t2 BEFORE INSERT ON t WHEN new.b > 1 BEGIN UPDATE count SET n = n + new.b WHERE table_name = 't'; SELECT RAISE(FAIL, 'six') WHERE new.b = 6; END;
+CREATE TRIGGER t3 AFTER INSERT ON t BEGIN INSERT INTO log(what, n) VALUES ('t3', new.id); END;
+CREATE TRIGGER t4 BEFORE UPDATE ON t BEGIN INSERT INTO log(what, n) VALUES ('t4', new.b); SELECT RAISE(IGNORE) WHERE new.b = 2; END;
+CREATE TRIGGER t5 AFTER UPDATE OF a ON t BEGIN INSERT INTO log(what, n) VALUES ('t5', new.a); END;
+CREATE TRIGGER t6 AFTER UPDATE OF id, b ON t BEGIN INSERT INTO log(what, n) VALUES ('t6', old.id); END;
+CREATE TRIGGER t7 BEFORE DELETE ON t BEGIN INSERT INTO log(what, n) VALUES ('t7', old.b); SELECT RAISE(IGNORE) WHERE old.b = 1; END;
+CREATE TRIGGER t8 AFTER DELETE ON t BEGIN INSERT INTO log(what, n) VALUES ('t8', old.id); END;
+CREATE TRIGGER w1 AFTER DELETE ON w BEGIN INSERT INTO log(what, n) VALUES ('w1', old.a); INSERT OR IGNORE INTO n VALUES (old.a, 1); END;
+CREATE TRIGGER w2 BEFORE UPDATE OF b ON w BEGIN INSERT INTO log(what, n) VALUES ('w2', new.a); END;
+CREATE TRIGGER n1 BEFORE INSERT ON n BEGIN INSERT INTO log(what, n) VALUES ('n1', new.a); END;
+CREATE TRIGGER n2 AFTER DELETE ON n BEGIN INSERT INTO log(what, n) VALUES ('n2', old.a); END;
+CREATE TRIGGER n3 AFTER UPDATE ON n BEGIN INSERT INTO log(what, n) VALUES ('n3', old.a); END;
+CREATE TRIGGER c1 AFTER DELETE ON c BEGIN INSERT INTO log(what, n) VALUES ('c1', old.id); END;
+CREATE TRIGGER c2 AFTER UPDATE OF x ON c BEGIN INSERT INTO log(what, n) VALUES ('c2', old.id); END;
+CREATE TRIGGER d1 AFTER UPDATE ON d BEGIN INSERT INTO log(what, n) VALUES ('d1', old.id); END;
+CREATE TRIGGER v1 INSTEAD OF INSERT ON v BEGIN INSERT OR REPLACE INTO n VALUES (new.a, new.b);
+  INSERT OR IGNORE INTO t(a, b) VALUES (new.a, new.b); UPDATE w SET b = new.b WHERE a = new.a; DELETE FROM n WHERE b = 6; END;
+CREATE TRIGGER v2 INSTEAD OF UPDATE OF a ON v BEGIN UPDATE t SET a = a, b = new.b WHERE a = old.a; UPDATE n SET b = new.b; END;
+INSERT INTO count VALUES ('log', 0), ('t', 0);
+INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2), (4, 4, 4);
+INSERT INTO w VALUES ('a', 1, 1), ('b', 2, 2);
+INSERT INTO n VALUES (1, 1), (2, 2);
+INSERT INTO c VALUES (1, 1, 1), (2, 2, 2), (3, 2, 2);
+INSERT INTO d VALUES (1, 1), (2, 2)";
+
+fn statement() -> impl Strategy<Value = String> {
+    let or = prop_oneof![
+        3 => Just(""), 3 => Just("OR REPLACE"), 2 => Just("OR IGNORE"), 1 => Just("OR FAIL"), 1 => Just("OR ROLLBACK")
+    ];
+    let key = prop_oneof![Just("'a'"), Just("'A'"), Just("'b'"), Just("'c'")];
+    (0..30usize, or, key, 0..8usize, 0..8usize, 0..8usize).prop_map(|(kind, or, key, i, j, k): (usize, &str, &str, usize, usize, usize)| match kind {
+        0..3 => format!("INSERT {or} INTO t(id, a, b) VALUES ({i}, {j}, {k}), ({j}, {k}, {i})"),
+        3 => format!("INSERT {or} INTO t(a, b) VALUES ({i}, {j}), ({k}, {i}), ({j}, {j})"),
+        4 => format!("INSERT INTO t(a, b) VALUES ({i}, {j}), ({k}, {i}) ON CONFLICT (a) DO UPDATE SET a = a, b = excluded.b + 1"),
+        5 => format!("INSERT INTO t(id, a, b) VALUES ({i}, {j}, {k}), ({j}, 8, 1) ON CONFLICT DO NOTHING"),
+        6 => format!("UPDATE {or} t SET a = {i} WHERE id >= {j}"),
+        7 => format!("UPDATE {or} t SET a = a, id = {i} WHERE id = {j}"),
+        8 => format!("UPDATE {or} t SET a = a + {i}, b = {j}"),
+        9 => format!("UPDATE {or} t SET b = b WHERE id > {i}"),
+        10 => "UPDATE t SET rowid = rowid, g = g".replace(", g = g", ""),
+        11 | 12 => format!("DELETE FROM t WHERE id >= {i} OR a = {j}"),
+        13 | 14 => format!("INSERT {or} INTO w VALUES ({key}, {i}, {j}), ('d', {k}, 1)"),
+        15 => format!("UPDATE {or} w SET k = upper(k), a = {i} WHERE a = {j}"),
+        16 => format!("UPDATE {or} w SET a = {i}, b = b"),
+        17 => format!("DELETE FROM w WHERE a > {i}"),
+        18 | 19 => format!("INSERT {or} INTO n VALUES ({i}, {j}), ({k}, nullif({i}, 1))"),
+        20 => format!("UPDATE {or} n SET a = {i}, b = {j} WHERE a >= {k}"),
+        21 => format!("DELETE FROM n WHERE a > {i}"),
+        22 => format!("INSERT {or} INTO v VALUES ({i}, {j}), ({k}, {i})"),
+        23 => format!("UPDATE v SET a = a, b = {i}"),
+        24 => format!("INSERT {or} INTO c VALUES ({i}, {j}, {k})"),
+        25 => format!("UPDATE c SET x = x WHERE id > {i}"),
+        26 => format!("INSERT {or} INTO d VALUES ({i}, {j})"),
+        27 => ["BEGIN", "COMMIT", "ROLLBACK"][i % 3].into(),
+        28 => "BEGIN".into(),
+        _ => "COMMIT".into(),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_programs_arrive(foreign_keys: bool, program in proptest::collection::vec(statement(), 0..12)) {
+        let mut statements = vec![format!("PRAGMA foreign_keys = {}", u8::from(foreign_keys))];
+        statements.extend(program);
+        if let Err(e) = trial(RANDOM, &statements) {
+            prop_assert!(false, "{}", e);
+        }
     }
 }

@@ -228,9 +228,7 @@ impl Session {
     pub fn step(&mut self, id: usize) -> Result<Step> {
         self.statement(id)?;
         let kind = self.slot(id)?.kind;
-        if self.user_controls_implicit(kind)? {
-            return Ok(Step::Done);
-        }
+        self.check_control(kind)?;
         let total = self.db.total_changes();
         let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
@@ -298,25 +296,16 @@ impl Session {
         Ok(())
     }
 
-    /// BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of. True if that was all.
-    fn user_controls_implicit(&mut self, kind: Kind) -> Result<bool> {
-        let Some(capture) = self.capture.as_mut().filter(|c| c.implicit) else {
-            return Ok(false);
-        };
+    /// Refuses BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of.
+    fn check_control(&self, kind: Kind) -> Result<()> {
+        if !self.capture.as_ref().is_some_and(|c| c.implicit) {
+            return Ok(());
+        }
         let verb = match kind {
-            // SQLite refuses BEGIN, too, while a running statement's transaction has broken references.
-            Kind::Begin if self.db.has_broken_references() => {
-                let code = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
-                return Err(Error::sqlite(code, "FOREIGN KEY constraint failed"));
-            }
-            Kind::Begin if capture.writers > 0 => return Err(half_way()),
-            Kind::Begin => {
-                capture.implicit = false;
-                return Ok(true);
-            }
+            Kind::Begin => return Err(half_way()),
             Kind::Commit => "commit",
             Kind::Rollback => "rollback",
-            _ => return Ok(false),
+            _ => return Ok(()),
         };
         // What SQLite says in autocommit mode.
         Err(Error::sqlite(

@@ -101,22 +101,6 @@ impl Db {
         unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
     }
 
-    /// True if a deferred foreign key is violated at the moment.
-    pub fn has_broken_references(self) -> bool {
-        let (mut current, mut highest) = (0, 0);
-        // SAFETY: the handle is open, both results are out parameters.
-        unsafe {
-            ffi::sqlite3_db_status(
-                self.0,
-                ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
-                &mut current,
-                &mut highest,
-                0,
-            );
-        }
-        current != 0
-    }
-
     /// Rows changed by the last statement, SQLite's own figure.
     pub fn changes(self) -> i64 {
         // SAFETY: the handle is open.
