@@ -8,7 +8,8 @@ mod replay_capture;
 use capture_support::{Replica, run};
 use proptest::prelude::*;
 use replay_capture::{dump, plain, push, push_statements, rebased, rebased_with};
-use turso_sync::replay::rebase_net;
+use turso_sync::error::Category;
+use turso_sync::replay::{Purpose, rebase_net};
 
 fn difference(a: &[String], b: &[String]) -> String {
     let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
@@ -271,6 +272,8 @@ fn nested_triggers_of_the_same_table() {
 
 const RANDOM: &str = "
 CREATE TABLE log(id INTEGER PRIMARY KEY, what, n);
+-- Apart from the log, because actions run behind all triggers there, and before AFTER triggers here.
+CREATE TABLE actions(id INTEGER PRIMARY KEY, what, n);
 CREATE TABLE count(table_name PRIMARY KEY, n DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b CHECK (b <> 5), g AS (a) STORED);
 CREATE TABLE w(k TEXT COLLATE NOCASE PRIMARY KEY, a UNIQUE ON CONFLICT REPLACE, b) WITHOUT ROWID;
@@ -293,9 +296,9 @@ CREATE TRIGGER w2 BEFORE UPDATE OF b ON w BEGIN INSERT INTO log(what, n) VALUES 
 CREATE TRIGGER n1 BEFORE INSERT ON n BEGIN INSERT INTO log(what, n) VALUES ('n1', new.a); END;
 CREATE TRIGGER n2 AFTER DELETE ON n BEGIN INSERT INTO log(what, n) VALUES ('n2', old.a); END;
 CREATE TRIGGER n3 AFTER UPDATE ON n BEGIN INSERT INTO log(what, n) VALUES ('n3', old.a); END;
-CREATE TRIGGER c1 AFTER DELETE ON c BEGIN INSERT INTO log(what, n) VALUES ('c1', old.id); END;
-CREATE TRIGGER c2 AFTER UPDATE OF x ON c BEGIN INSERT INTO log(what, n) VALUES ('c2', old.id); END;
-CREATE TRIGGER d1 AFTER UPDATE ON d BEGIN INSERT INTO log(what, n) VALUES ('d1', old.id); END;
+CREATE TRIGGER c1 AFTER DELETE ON c BEGIN INSERT INTO actions(what, n) VALUES ('c1', old.id); END;
+CREATE TRIGGER c2 AFTER UPDATE OF x ON c BEGIN INSERT INTO actions(what, n) VALUES ('c2', old.id); END;
+CREATE TRIGGER d1 AFTER UPDATE ON d BEGIN INSERT INTO actions(what, n) VALUES ('d1', old.id); END;
 CREATE TRIGGER v1 INSTEAD OF INSERT ON v BEGIN INSERT OR REPLACE INTO n VALUES (new.a, new.b);
   INSERT OR IGNORE INTO t(a, b) VALUES (new.a, new.b); UPDATE w SET b = new.b WHERE a = new.a; DELETE FROM n WHERE b = 6; END;
 CREATE TRIGGER v2 INSTEAD OF UPDATE OF a ON v BEGIN UPDATE t SET a = a, b = new.b WHERE a = old.a; UPDATE n SET b = new.b; END;
@@ -340,6 +343,56 @@ fn statement() -> impl Strategy<Value = String> {
     })
 }
 
+/// A push onto what others have made of the base leads where a pull leads, or the pull resolves what stopped it.
+fn meet(program: &[String], others: &[String]) -> Result<(), TestCaseError> {
+    let replica = Replica::new(RANDOM);
+    let connection = replica.open();
+    for sql in program {
+        let _ = connection.execute_batch(sql);
+    }
+    let _ = connection.execute_batch("COMMIT");
+    connection.close().unwrap();
+    let local = replica.plain();
+    let probe = plain(RANDOM);
+    let mut theirs = RANDOM.to_owned();
+    for sql in others.iter().filter(|sql| !["BEGIN", "COMMIT", "ROLLBACK"].contains(&sql.as_str())) {
+        if probe.execute_batch(sql).is_ok() {
+            theirs = format!("{theirs};\n{sql}");
+        }
+    }
+    let direct = plain(&theirs);
+    let pushed = push(&direct, &push_statements(&local, &plain(RANDOM)).unwrap());
+    let pulled = match rebased(&local, &theirs, 0) {
+        Ok(pulled) => pulled,
+        Err(e) => {
+            prop_assert_eq!(e.category, Category::Conflict);
+            prop_assert!(pushed.is_err(), "the pull fails ({}), the push does not", e);
+            return Ok(());
+        }
+    };
+    let context = || format!("theirs: {others:#?}\nlog:\n{}", replica.log().join("\n"));
+    match pushed {
+        Ok(()) => prop_assert!(
+            dump(&direct) == dump(&pulled),
+            "push, then pull: {}\n{}",
+            difference(&dump(&direct), &dump(&pulled)),
+            context()
+        ),
+        Err((statement, e)) => prop_assert!(statement.purpose == Purpose::Guard, "{e}\n{}", context()),
+    }
+    let remote = plain(&theirs);
+    if let Err((statement, e)) = push(&remote, &push_statements(&pulled, &remote).unwrap()) {
+        prop_assert!(false, "push after pull: {e} {statement:?}\n{}", context());
+    }
+    prop_assert!(
+        dump(&remote) == dump(&pulled),
+        "push after pull: {}\n{}",
+        difference(&dump(&remote), &dump(&pulled)),
+        context()
+    );
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -350,5 +403,16 @@ proptest! {
         if let Err(e) = trial(RANDOM, &statements) {
             prop_assert!(false, "{}", e);
         }
+    }
+
+    #[test]
+    fn random_programs_meet_others(
+        foreign_keys: bool,
+        program in proptest::collection::vec(statement(), 0..8),
+        others in proptest::collection::vec(statement(), 0..8),
+    ) {
+        let mut statements = vec![format!("PRAGMA foreign_keys = {}", u8::from(foreign_keys))];
+        statements.extend(program);
+        meet(&statements, &others)?;
     }
 }

@@ -228,6 +228,7 @@ impl Generator {
             done: Vec::new(),
         };
         let identity = table.identity(change.target());
+        out.guard_replaced();
         match change.change_type {
             ChangeType::Insert => out.insert(identity, change),
             ChangeType::Update => out.update(identity, change),
@@ -378,14 +379,25 @@ impl Statements<'_> {
 
     /// Nobody else's row may be at `rowid`.
     fn guard_free(&mut self, rowid: i64) {
-        if let Some(at) = self.replaced.iter().position(|r| r.change.rowid == rowid) {
-            let replaced = self.replaced.swap_remove(at);
-            let identity = self.table.identity(&replaced.change.before);
-            return self.guard_present(identity, &replaced.change);
+        // Then it is one that the change replaces.
+        if self.replaced.iter().any(|r| r.change.rowid == rowid) {
+            return;
         }
         let mut guard = Slots::default();
         guard.push(&Value::Integer(rowid));
         self.add(Kind::GuardFree, &[], guard);
+    }
+
+    /// What is replaced must be what was replaced here, unless a key says which row is meant.
+    fn guard_replaced(&mut self) {
+        let replaced = std::mem::take(&mut self.replaced);
+        for Replaced { change, .. } in &replaced {
+            let identity = self.table.identity(&change.before);
+            if identity != Identity::Key {
+                self.guard_present(identity, change);
+            }
+        }
+        self.replaced = replaced;
     }
 
     /// Removes those of the replaced rows that `change` has left, because the other side has given them other values.
@@ -413,15 +425,8 @@ impl Statements<'_> {
                     slots.extend(self.table.key_values(&change.after));
                     Kind::DeleteReplaced
                 }
-                Identity::Rowid(_) => {
-                    slots.push(&Value::Integer(replaced.rowid));
-                    slots.extend(&replaced.before);
-                    Kind::Delete(identity)
-                }
-                Identity::Content => {
-                    slots.extend(&replaced.before);
-                    Kind::Delete(identity)
-                }
+                // The guard has seen to it that the row was there, in the way.
+                _ => continue,
             };
             self.add(kind, &[], slots);
             if let Some(statement) = self.done.last_mut() {
