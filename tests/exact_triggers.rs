@@ -73,7 +73,9 @@ fn a_replace_fires_no_delete_triggers() {
         for recursive in [0, 1] {
             // Where they do fire it is behind BEFORE INSERT triggers here, and before them there.
             let before_insert = match recursive {
-                0 => "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;",
+                0 => {
+                    "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;"
+                }
                 _ => "",
             };
             let base = format!(
@@ -117,7 +119,10 @@ fn a_replace_in_a_trigger_of_a_view_fires_no_delete_triggers() {
     );
     exact(
         &base,
-        &["INSERT INTO v VALUES (1, 3), (3, 4), (5, 5), (5, 3)", "INSERT INTO v VALUES (9, 9)"],
+        &[
+            "INSERT INTO v VALUES (1, 3), (3, 4), (5, 5), (5, 3)",
+            "INSERT INTO v VALUES (9, 9)",
+        ],
     );
 }
 
@@ -173,7 +178,8 @@ fn update_of_triggers_see_what_was_assigned() {
         ];
         if table.contains("PRIMARY") {
             statements.push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET a = a");
-            statements.push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET b = b, a = 9");
+            statements
+                .push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET b = b, a = 9");
         }
         if !table.contains("WITHOUT") {
             statements.push("UPDATE t SET rowid = rowid");
@@ -235,7 +241,10 @@ fn a_half_way_returning_carries_what_was_done() {
     drop(s);
     // A trigger that the statement did not know when it was prepared.
     let mut s = capture_support::prepare(&c, "INSERT INTO t(a) VALUES (10), (11)");
-    run(&c, "CREATE TRIGGER b0 BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('b0'); SELECT RAISE(IGNORE) WHERE new.a = 10; END");
+    run(
+        &c,
+        "CREATE TRIGGER b0 BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('b0'); SELECT RAISE(IGNORE) WHERE new.a = 10; END",
+    );
     s.execute().unwrap();
     drop(s);
     c.close().unwrap();
@@ -267,6 +276,43 @@ fn nested_triggers_of_the_same_table() {
                 "UPDATE OR IGNORE t SET a = 3, b = 5",
             ],
         );
+    }
+}
+
+/// The limits that `src/replay/mod.rs` names.
+#[test]
+fn known_limits() {
+    let limits: [(&str, &[&str]); 4] = [
+        (
+            "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;
+             CREATE TRIGGER ad AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('ad' || old.id); END;",
+            &["PRAGMA recursive_triggers = ON", "REPLACE INTO t VALUES (1, 5, 5)"],
+        ),
+        (
+            "CREATE TRIGGER td AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('t' || old.id); END;
+             CREATE TRIGGER cd AFTER DELETE ON c BEGIN INSERT INTO log(what) VALUES ('c' || old.id); END;",
+            &["PRAGMA foreign_keys = ON", "DELETE FROM t WHERE id = 1"],
+        ),
+        (
+            "CREATE TRIGGER bu BEFORE UPDATE ON t BEGIN UPDATE t SET b = b + 100 WHERE id = old.id; SELECT RAISE(IGNORE); END;",
+            &["UPDATE t SET a = 9 WHERE id = 1"],
+        ),
+        (
+            "CREATE VIEW v AS SELECT * FROM t;
+             CREATE TRIGGER vi INSTEAD OF UPDATE ON v BEGIN UPDATE t SET a = a; UPDATE t SET b = b; END;
+             CREATE TRIGGER ua AFTER UPDATE OF a ON t BEGIN INSERT INTO log(what) VALUES ('a' || old.id); END;",
+            &["UPDATE v SET a = 9 WHERE id = 1"],
+        ),
+    ];
+    for (triggers, statements) in limits {
+        let base = format!(
+            "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a, b);
+             CREATE TABLE c(id INTEGER PRIMARY KEY, t REFERENCES t ON DELETE CASCADE); {triggers}
+             INSERT INTO t VALUES (1, 1, 1), (2, 2, 2); INSERT INTO c VALUES (1, 1)"
+        );
+        let statements: Vec<String> = statements.iter().map(|s| s.to_string()).collect();
+        let difference = trial(&base, &statements).unwrap_err();
+        assert!(difference.starts_with("push: ["), "{difference}");
     }
 }
 
@@ -355,7 +401,10 @@ fn meet(program: &[String], others: &[String]) -> Result<(), TestCaseError> {
     let local = replica.plain();
     let probe = plain(RANDOM);
     let mut theirs = RANDOM.to_owned();
-    for sql in others.iter().filter(|sql| !["BEGIN", "COMMIT", "ROLLBACK"].contains(&sql.as_str())) {
+    for sql in others
+        .iter()
+        .filter(|sql| !["BEGIN", "COMMIT", "ROLLBACK"].contains(&sql.as_str()))
+    {
         if probe.execute_batch(sql).is_ok() {
             theirs = format!("{theirs};\n{sql}");
         }

@@ -149,7 +149,7 @@ impl LogWriter {
         let is_ordinary = |info: Option<&TableInfo>| info.is_some_and(|info| !info.shadow);
         let by_trigger = buffer.changes().iter().any(|c| is_ordinary(info_of(c)));
         let places = match depth {
-            Depth::Redone(run) => {
+            Depth::Redone(run) if !buffer.marks().is_empty() => {
                 let triggers = self.tables.triggers(self.db)?;
                 run.places(buffer, &triggers, |table| {
                     is_ordinary(infos.get(table).and_then(|info| info.as_deref()))
@@ -159,10 +159,14 @@ impl LogWriter {
         };
         for (i, change) in buffer.changes().iter().enumerate() {
             let Some(info) = info_of(change) else { continue };
-            let mut place = places.get(i).cloned().unwrap_or_else(|| Place {
-                depth: i64::from(change.depth),
-                ..Place::default()
-            });
+            let mut place = match (places.get(i), depth) {
+                (Some(place), _) => place.clone(),
+                (None, Depth::Redone(run)) => run.place(change),
+                (None, _) => Place {
+                    depth: i64::from(change.depth),
+                    ..Place::default()
+                },
+            };
             if info.shadow {
                 place.depth = self.shadow_depth(depth, by_trigger);
             }

@@ -141,12 +141,15 @@ pub(super) struct Triggers {
 impl Triggers {
     /// Reads them from the schema.
     pub fn load(db: Db) -> Result<Triggers> {
-        let mut rows = db.prepare("SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
+        let mut rows =
+            db.prepare("SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
         let mut triggers = Triggers::default();
         while rows.step()? {
             let name = rows.text(0);
             if let Some(trigger) = Trigger::parse(name.clone(), rows.text(1), &rows.text(2)) {
-                triggers.by_name.insert(name.to_ascii_lowercase(), Arc::new(trigger));
+                triggers
+                    .by_name
+                    .insert(name.to_ascii_lowercase(), Arc::new(trigger));
             }
         }
         Ok(triggers)
@@ -162,19 +165,26 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The place of a change if no programs ran.
+    pub fn place(&self, change: &RowChange) -> Place {
+        let step = self.writes.step.as_ref();
+        let own = change.depth == 0;
+        Place {
+            depth: i64::from(change.depth),
+            replaced: own && change.op == RowOp::Delete && step.is_some_and(|s| s.verb != RowOp::Delete),
+            maker: own.then_some(None),
+        }
+    }
+
     /// The places of all changes in `buffer` whose table `counts` accepts; the others get the default.
     pub fn places(&self, buffer: &Buffer, triggers: &Triggers, counts: impl Fn(usize) -> bool) -> Vec<Place> {
-        let step = self.writes.step.as_ref();
-        if !buffer.marks().is_empty() {
-            return places(buffer, triggers, step, self.recursive, counts);
-        }
-        let replaces = |op| op == RowOp::Delete && step.is_some_and(|step| step.verb != RowOp::Delete);
-        let place = |change: &RowChange| Place {
-            depth: i64::from(change.depth),
-            replaced: change.depth == 0 && replaces(change.op),
-            maker: (change.depth == 0).then_some(None),
-        };
-        buffer.changes().iter().map(place).collect()
+        places(
+            buffer,
+            triggers,
+            self.writes.step.as_ref(),
+            self.recursive,
+            counts,
+        )
     }
 
     /// True if `maker` has assigned a value to `column` in every update of `table`.
@@ -245,7 +255,9 @@ fn places(
         while let Some((_, mark)) = marks.next_if(|(at, _)| *at <= i) {
             match mark {
                 Mark::ForeignKey => {
-                    let last = makers.last().and_then(|(frame, _): &(Option<usize>, bool)| *frame);
+                    let last = makers
+                        .last()
+                        .and_then(|(frame, _): &(Option<usize>, bool)| *frame);
                     stack.foreign_key(last);
                 }
                 Mark::Text(text) => stack.text(texts.get(*text)),
@@ -420,7 +432,8 @@ impl Stack {
             step.is_some_and(|step| step.may(op, table))
         };
         let top = self.open.len() - 1;
-        let misplaced = depth > 0 && top != depth && self.at(top).is_some_and(|f| !f.certain) && may(self.at(top));
+        let misplaced =
+            depth > 0 && top != depth && self.at(top).is_some_and(|f| !f.certain) && may(self.at(top));
         if misplaced && (depth > top || !may(self.at(depth))) {
             self.move_innermost(depth);
         }
@@ -492,7 +505,9 @@ impl Stack {
                 _ if i == 0 => Some(None),
                 Some(trigger) => {
                     let name = known.entry(Arc::as_ptr(trigger));
-                    Some(Some(Arc::clone(name.or_insert_with(|| trigger.name.as_str().into()))))
+                    Some(Some(Arc::clone(
+                        name.or_insert_with(|| trigger.name.as_str().into()),
+                    )))
                 }
                 None => None,
             });

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Error, Result};
 use crate::record::{Value, decode};
+use crate::replay::replaced::Replaced;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::Slots;
 use crate::replay::{Purpose, ReplayStatement};
@@ -113,11 +114,14 @@ impl RowChange {
 
 /// The different texts of a table's statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+pub(super) enum Kind {
     Upsert,
     Insert(Identity),
     Update(Identity),
-    Recreate { key_changed: bool, null_key: bool },
+    Recreate {
+        key_changed: bool,
+        null_key: bool,
+    },
     Delete(Identity),
     GuardFree,
     GuardPresent(Identity),
@@ -137,14 +141,6 @@ pub struct Generator {
     tables: HashMap<String, Known>,
     /// Deletes by a REPLACE whose insert or update is still to come.
     replaced: Vec<Replaced>,
-}
-
-/// A row that a REPLACE removed without firing triggers.
-#[derive(Debug)]
-struct Replaced {
-    table: Arc<Table>,
-    entry: LogEntry,
-    change: RowChange,
 }
 
 #[derive(Debug)]
@@ -259,15 +255,15 @@ impl Generator {
 }
 
 /// The statements of one change under construction.
-struct Statements<'a> {
-    table: &'a Table,
+pub(super) struct Statements<'a> {
+    pub(super) table: &'a Table,
     texts: &'a mut HashMap<TextKey, Arc<str>>,
     entry: &'a LogEntry,
     /// Rows that the change replaces.
-    replaced: Vec<Replaced>,
+    pub(super) replaced: Vec<Replaced>,
     /// Statements replace their neighbours.
-    replaces: bool,
-    done: Vec<ReplayStatement>,
+    pub(super) replaces: bool,
+    pub(super) done: Vec<ReplayStatement>,
 }
 
 impl Statements<'_> {
@@ -388,54 +384,7 @@ impl Statements<'_> {
         self.add(Kind::GuardFree, &[], guard);
     }
 
-    /// What is replaced must be what was replaced here, unless a key says which row is meant.
-    fn guard_replaced(&mut self) {
-        let replaced = std::mem::take(&mut self.replaced);
-        for Replaced { change, .. } in &replaced {
-            let identity = self.table.identity(&change.before);
-            if identity != Identity::Key {
-                self.guard_present(identity, change);
-            }
-        }
-        self.replaced = replaced;
-    }
-
-    /// Removes those of the replaced rows that `change` has left, because the other side has given them other values.
-    fn delete_replaced(&mut self, change: &RowChange) {
-        self.replaces = false;
-        for Replaced {
-            entry,
-            change: replaced,
-            ..
-        } in std::mem::take(&mut self.replaced)
-        {
-            let identity = self.table.identity(&replaced.before);
-            let mut slots = Slots::default();
-            let kind = match identity {
-                Identity::Key => {
-                    // The same row under one key: nothing else has this key.
-                    if self
-                        .table
-                        .key_values(&replaced.before)
-                        .eq(self.table.key_values(&change.after))
-                    {
-                        continue;
-                    }
-                    slots.extend(self.table.key_values(&replaced.before));
-                    slots.extend(self.table.key_values(&change.after));
-                    Kind::DeleteReplaced
-                }
-                // The guard has seen to it that the row was there, in the way.
-                _ => continue,
-            };
-            self.add(kind, &[], slots);
-            if let Some(statement) = self.done.last_mut() {
-                statement.change_id = entry.change_id;
-            }
-        }
-    }
-
-    fn guard_present(&mut self, identity: Identity, change: &RowChange) {
+    pub(super) fn guard_present(&mut self, identity: Identity, change: &RowChange) {
         let mut slots = Slots::default();
         if let Identity::Rowid(_) = identity {
             slots.push(&Value::Integer(change.rowid));
@@ -444,7 +393,7 @@ impl Statements<'_> {
         self.add(Kind::GuardPresent(identity), &[], slots);
     }
 
-    fn add(&mut self, kind: Kind, mask: &[Set], slots: Slots) {
+    pub(super) fn add(&mut self, kind: Kind, mask: &[Set], slots: Slots) {
         let purpose = match kind {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
