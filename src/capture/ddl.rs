@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
 use crate::capture::flush::{LogRow, LogWriter};
+use crate::capture::ignored::IgnoredTables;
 use crate::capture::log::ChangeType;
 use crate::capture::sqlite::{Db, quoted};
 use crate::error::{Category, Code, Error, Result};
@@ -79,8 +80,9 @@ impl Finished<'_> {
     }
 
     /// Writes the log row of the statement, and those of the rows that CREATE TABLE AS SELECT made.
-    pub fn write(&self, db: Db, log: &mut LogWriter) -> Result<()> {
+    pub fn write(&self, db: Db, log: &mut LogWriter, ignored: &IgnoredTables) -> Result<()> {
         match self.ddl.kind {
+            _ if self.ddl.ignored => self.check_others(ignored),
             DdlKind::Create | DdlKind::CreateTable => {
                 let Some(object) = self.after.only_here(self.before, self.ddl) else {
                     return Ok(());
@@ -107,6 +109,28 @@ impl Finished<'_> {
             }
             DdlKind::Alter => self.write_alter(log),
         }
+    }
+
+    /// SQLite rewrites views, triggers and foreign keys that mention a renamed column. The remote would not.
+    fn check_others(&self, ignored: &IgnoredTables) -> Result<()> {
+        for (rowid, before) in &self.before.objects {
+            let after = self.after.objects.get(rowid);
+            let rewritten = after.is_some_and(|after| after.text(4) != before.text(4));
+            if rewritten && !ignored.contains(&before.text(2)) {
+                return Err(Error::new(
+                    Category::Usage,
+                    Code::Error,
+                    format!(
+                        "{} {} mentions what changes in {}, which is local (tables_ignore): the remote's {0} would stay \
+                         as it is; drop it first",
+                        before.text(0),
+                        before.text(1),
+                        self.ddl.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn write_alter(&self, log: &mut LogWriter) -> Result<()> {

@@ -30,7 +30,7 @@ pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfigur
 pub use opts::DatabaseSyncEngineOpts;
 pub use pull::DbChangesStatus;
 
-use crate::capture::Connection;
+use crate::capture::{Connection, IgnoredTables};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Error, Result};
 use crate::io::{Operation, SyncEngineIo, SyncEngineIoQueue};
@@ -70,6 +70,7 @@ impl Environment for SystemEnvironment {
 
 struct Inner {
     opts: DatabaseSyncEngineOpts,
+    ignored: IgnoredTables,
     files: Files,
     environment: Box<dyn Environment>,
     queue: SyncEngineIoQueue,
@@ -107,6 +108,7 @@ impl DatabaseSyncEngine {
     /// Like [`new`](Self::new), with time and chance of the caller's making.
     pub fn with_environment(opts: DatabaseSyncEngineOpts, environment: Box<dyn Environment>) -> Result<Self> {
         opts.validate()?;
+        let ignored = IgnoredTables::new(&opts.tables_ignore)?;
         let main = PathBuf::from(&opts.path);
         let files = Files {
             info: format!("{}-info", opts.path),
@@ -117,6 +119,7 @@ impl DatabaseSyncEngine {
             lock: SyncLock::new(files.beside("-lock")),
             store: PageStore::new(&files.main, &files.beside("-wal-revert")),
             opts,
+            ignored,
             files,
             environment,
             queue: SyncEngineIoQueue::default(),
@@ -283,6 +286,7 @@ impl Inner {
         self.require_open()?;
         let options = crate::capture::OpenOptions {
             capture: true,
+            ignored: self.ignored.clone(),
             read_only: false,
             observer: Some(Arc::new(maintenance::CheckpointWhenNeeded(self.clone()))),
         };

@@ -11,7 +11,7 @@ use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{ApplyContext, Base, BaseHealth, Changes, ChangesWriter};
 use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
-use crate::replay::{self, Progress, RebaseFn};
+use crate::replay::{self, LocalTables, Progress, RebaseFn};
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
 pub struct DbChangesStatus {
@@ -177,7 +177,8 @@ impl Inner {
         let apply = |replay: RebaseFn| {
             self.store
                 .apply(base, &downloaded.changes, BUSY_TIMEOUT, |context| {
-                    rebuild(context, &state, &downloaded.revision, replay)
+                    let local = LocalTables::new(context.current, context.scratch, &self.ignored);
+                    rebuild(context, &state, &downloaded.revision, replay, &local)
                 })
         };
         match apply(replay::rebase) {
@@ -206,7 +207,13 @@ impl Inner {
 }
 
 /// Makes the new local state on the scratch: what is only local, and the pending changes over the new base.
-fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, replay: RebaseFn) -> Result<()> {
+fn rebuild(
+    context: &ApplyContext<'_>,
+    state: &ReplicaState,
+    revision: &str,
+    replay: RebaseFn,
+    local: &LocalTables<'_>,
+) -> Result<()> {
     let last = state::last_change_id(context.current)?;
     let before = state::read_watermark(context.current, &state.client_id)?;
     let now = state::read_watermark(context.scratch, &state.client_id)?;
@@ -220,7 +227,9 @@ fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, rep
         sent,
         last,
     };
+    local.prepare(acknowledged)?;
     let report = replay(context.current, context.scratch, progress)?;
+    local.carry_over()?;
     let state = ReplicaState {
         client_id: state.client_id.clone(),
         epoch: context.new_epoch,

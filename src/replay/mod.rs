@@ -24,6 +24,7 @@
 mod cascade;
 mod ddl;
 mod generator;
+mod local;
 mod net;
 mod push;
 mod rebase;
@@ -34,6 +35,7 @@ mod values;
 use std::sync::Arc;
 
 pub use generator::Generator;
+pub use local::LocalTables;
 pub use push::PushGenerator;
 pub use rebase::{RebaseReport, rebase, rebase_net};
 pub use transactions::Transactions;
