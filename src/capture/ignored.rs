@@ -47,7 +47,9 @@ impl IgnoredTables {
 
     /// [`Self::contains`] for a name as SQLite passes it.
     pub(super) fn contains_bytes(&self, table: &[u8]) -> bool {
-        self.names.iter().any(|n| table.eq_ignore_ascii_case(n.as_bytes()))
+        self.names
+            .iter()
+            .any(|n| table.eq_ignore_ascii_case(n.as_bytes()))
     }
 
     /// The names as configured.
@@ -192,7 +194,8 @@ mod tests {
 
     #[test]
     fn names_are_checked_and_compared_like_sqlite_does() {
-        let new = |names: &[&str]| IgnoredTables::new(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        let new =
+            |names: &[&str]| IgnoredTables::new(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         let tables = new(&["Cache", "späti"]).unwrap();
         assert!(tables.contains("cACHE") && tables.contains("SPäTI") && !tables.contains("SPÄTI"));
         assert!(!tables.contains("cache2") && !tables.is_empty() && new(&[]).unwrap().is_empty());

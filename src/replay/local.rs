@@ -142,8 +142,7 @@ impl<'a> LocalTables<'a> {
         }
         if there.kind != "index" {
             let (kind, name) = (there.kind.to_uppercase(), quote(&there.name));
-            self.scratch
-                .execute_batch(&format!("DROP {kind} main.{name}"))?;
+            self.scratch.execute_batch(&format!("DROP {kind} main.{name}"))?;
         }
         Ok(())
     }
