@@ -1,6 +1,7 @@
 //! Configuration of a replica.
 
 use crate::error::{Error, Result};
+use crate::replay::ConflictPolicy;
 
 /// Configuration of a replica; fixed when the engine is made.
 #[derive(Clone, Default)]
@@ -35,6 +36,8 @@ pub struct DatabaseSyncEngineOpts {
     /// The choice is for the life of a table: changes captured before it was made are still pushed, and rows of a table
     /// that is no longer listed stay unknown to the remote, and are gone with the next pull.
     pub tables_ignore: Vec<String>,
+    /// What push and pull do about a transaction that the other side does not take.
+    pub conflict_policy: ConflictPolicy,
 }
 
 impl std::fmt::Debug for DatabaseSyncEngineOpts {
