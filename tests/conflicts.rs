@@ -482,8 +482,8 @@ fn a_remote_that_refuses_what_no_pull_explains_is_handled_alike() {
         two.resolve(&conflict, Resolution::Drop).unwrap();
         push(&two).unwrap();
         assert_eq!(
-            two.remote_text("SELECT group_concat(e) FROM u"),
-            "one,two,before,good"
+            two.remote_text("SELECT group_concat(e) FROM (SELECT e FROM u ORDER BY e)"),
+            "before,good,one,two"
         );
         two.settle();
     }
@@ -491,8 +491,8 @@ fn a_remote_that_refuses_what_no_pull_explains_is_handled_alike() {
     push(&two).unwrap();
     assert_eq!(two.only_conflict().state, ConflictState::SetAside);
     assert_eq!(
-        two.remote_text("SELECT group_concat(e) FROM u"),
-        "one,two,before,good"
+        two.remote_text("SELECT group_concat(e) FROM (SELECT e FROM u ORDER BY e)"),
+        "before,good,one,two"
     );
     two.resolve(&two.only_conflict(), Resolution::Retry).unwrap();
     two.settle();
