@@ -120,16 +120,13 @@ impl Resolving<'_> {
         if self.sets_aside() {
             return self.take_out(entries, failure, true);
         }
-        if self.plan.policy == ConflictPolicy::Overwrite && !overwrites {
-            if let Ok(written) = self.attempt(entries, true)? {
-                conflicts::note(
-                    self.scratch,
-                    &failure,
-                    ConflictState::Overwrite,
-                    self.plan.unix_time,
-                )?;
-                return Ok(written);
-            }
+        if self.plan.policy == ConflictPolicy::Overwrite
+            && !overwrites
+            && let Ok(written) = self.attempt(entries, true)?
+        {
+            let state = ConflictState::Overwrite;
+            conflicts::note(self.scratch, &failure, state, self.plan.unix_time)?;
+            return Ok(written);
         }
         self.blocked.push(failure);
         self.take_out_unlisted(entries)
