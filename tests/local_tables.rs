@@ -502,6 +502,35 @@ fn changes_from_before_the_choice_are_still_pushed() {
 }
 
 #[test]
+fn a_table_that_is_no_longer_listed_is_not_lost() {
+    let s = Setup::new(&format!("{ITEM} CREATE TABLE theirs (x)"), &["Mine", "theirs"]);
+    s.a.sql("CREATE TABLE mINE (x); INSERT INTO mine VALUES (1)");
+    s.news();
+    let (remote, path) = (s.remote, s.a.path.clone());
+    drop(s.a);
+    for names in [&["theirs"][..], &["mine"]] {
+        let a = Replica::open_with(ignoring(&path, &remote.url, names)).unwrap();
+        s.b.sql("UPDATE item SET name = name || '.'");
+        s.b.sync().unwrap();
+        let e = a.pull().unwrap_err();
+        assert!(
+            e.message.contains("no longer listed") && e.category == Category::Usage,
+            "{e}"
+        );
+        assert_eq!(a.text("SELECT x FROM mine"), "1");
+    }
+    let a = Replica::open_with(ignoring(&path, &remote.url, &["MINE", "theirs"])).unwrap();
+    assert!(a.pull().unwrap());
+    drop(a);
+    // Given up for good, the names are free.
+    let a = Replica::open(&path, &remote.url);
+    a.sql("DROP TABLE mine; CREATE TABLE mine (y); INSERT INTO mine VALUES (2); DROP TABLE theirs");
+    a.sync().unwrap();
+    assert_eq!(a.tables(), remote.tables());
+    assert_eq!(a.text("SELECT y FROM mine"), "2");
+}
+
+#[test]
 fn wrong_names_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for names in [&["a", "A"][..], &[""], &["sqlite_stat1"], &["turso_cdc"]] {

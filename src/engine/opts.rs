@@ -33,8 +33,9 @@ pub struct DatabaseSyncEngineOpts {
     /// or pushed, and every pull leaves them as they are; a table of that name on the remote is invisible here, except
     /// that a replica made by download starts with its content. Compared without regard to case.
     ///
-    /// The choice is for the life of a table: changes captured before it was made are still pushed, and rows of a table
-    /// that is no longer listed stay unknown to the remote, and are gone with the next pull.
+    /// The choice is for the life of a table: changes captured before it was made are still pushed, and the rows of a
+    /// table that is no longer listed stay unknown to the remote. A pull would remove it, so it refuses until the table
+    /// is listed again or dropped.
     pub tables_ignore: Vec<String>,
     /// What push and pull do about a transaction that the other side does not take.
     pub conflict_policy: ConflictPolicy,

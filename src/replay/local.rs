@@ -6,7 +6,7 @@
 use rusqlite::types::{ToSqlOutput, Value};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::capture::log::{LogEntry, read_entries};
+use crate::capture::log::{IGNORED_MARK, LogEntry, read_entries};
 use crate::capture::{IgnoredTables, not_a_table};
 use crate::error::{Category, Code, Error, Result};
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
@@ -41,6 +41,7 @@ impl<'a> LocalTables<'a> {
     /// Before the replay of the changes above `acknowledged`: makes empty tables where the new base has none. What the
     /// base has stays, and so does a gap that a change captured before the table was ignored will fill.
     pub fn prepare(&self, acknowledged: i64) -> Result<()> {
+        self.check_marks()?;
         let mut pending = None;
         for name in self.ignored.iter() {
             let Some(table) = self.own(name)? else { continue };
@@ -75,6 +76,7 @@ impl<'a> LocalTables<'a> {
                 self.copy_rows(&table.name)
                     .map_err(|e| e.context(format!("local table {name}")))?;
                 self.create_all(name, "index")?;
+                self.mark(name)?;
             }
         }
         for name in self.ignored.iter() {
@@ -83,6 +85,35 @@ impl<'a> LocalTables<'a> {
         Ok(self
             .scratch
             .execute_batch("PRAGMA ignore_check_constraints = OFF")?)
+    }
+
+    /// Refuses to go on if a table that was ignored no longer is: it would be lost.
+    fn check_marks(&self) -> Result<()> {
+        let mut marks = self.current.prepare(
+            "SELECT t.name FROM turso_sync_local AS m, sqlite_schema AS t
+             WHERE t.type = 'table' AND m.name = ?1 || lower(t.name)",
+        )?;
+        let mut names = marks.query([IGNORED_MARK])?;
+        while let Some(row) = names.next()? {
+            let name: String = row.get(0)?;
+            if !self.ignored.contains(&name) {
+                return Err(Error::new(
+                    Category::Usage,
+                    Code::Error,
+                    format!(
+                        "table {name} was local (tables_ignore) and is no longer listed, so that a pull would remove \
+                         it; list it again, or drop it"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&self, name: &str) -> Result<()> {
+        let mark = "INSERT OR IGNORE INTO turso_sync_local VALUES (?1 || lower(?2), NULL)";
+        self.scratch.execute(mark, (IGNORED_MARK, name))?;
+        Ok(())
     }
 
     /// The replica's table `name`.
