@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use support::{Remote, Replica, options, plain};
-use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts};
+use turso_sync::engine::{ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts};
 use turso_sync::error::{Category, Code, Error, Result};
 
 const ITEM: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
@@ -459,6 +459,31 @@ fn a_conflict_leaves_local_tables_untouched() {
     s.a.push().unwrap();
     s.a.pull().unwrap();
     s.check_equal();
+}
+
+#[test]
+fn setting_conflicts_aside_leaves_local_tables_untouched() {
+    let s = Setup::new(ITEM, &["log"]);
+    let path = s.a.path.clone();
+    drop(s.a);
+    let opts = DatabaseSyncEngineOpts {
+        conflict_policy: ConflictPolicy::SetAside,
+        ..ignoring(&path, &s.remote.url, &["log"])
+    };
+    let a = Replica::open_with(opts).unwrap();
+    a.sql(
+        "CREATE TABLE log (id UNIQUE); CREATE TRIGGER t AFTER INSERT ON item BEGIN INSERT INTO log VALUES (new.id); END;
+         INSERT INTO item VALUES (9, 'same'); INSERT INTO item VALUES (11, 'fine')",
+    );
+    let before = content(&path, "log");
+    s.b.sql("INSERT INTO item VALUES (10, 'same')");
+    s.b.sync().unwrap();
+    assert!(a.pull().unwrap());
+    assert_eq!(content(&path, "log"), before);
+    assert_eq!(
+        a.text("SELECT group_concat(id) FROM (SELECT id FROM item ORDER BY id)"),
+        "1,2,10,11"
+    );
 }
 
 #[test]
