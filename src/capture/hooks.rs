@@ -26,8 +26,8 @@ use crate::error::Result;
 pub(super) struct HookState {
     /// Tables of which nothing is captured.
     pub ignored: IgnoredTables,
-    /// A row of an ignored table changed in the implicit transaction.
-    pub changed_ignored: Cell<bool>,
+    /// A row that is not captured changed in the implicit transaction: of an ignored table, or of another schema.
+    pub changed_uncaptured: Cell<bool>,
     /// The library runs a statement of its own: nothing is captured or refused.
     pub internal: Cell<bool>,
     /// Changes since the last flush.
@@ -269,8 +269,11 @@ unsafe extern "C" fn on_preupdate(
 ) {
     // SAFETY: SQLite passes our context and strings that live during the call.
     let (state, schema, table) = unsafe { (state(context), CStr::from_ptr(schema), CStr::from_ptr(table)) };
-    if state.internal.get() || schema != c"main" || !is_captured(table.to_bytes()) {
+    if state.internal.get() {
         return;
+    }
+    if schema != c"main" || !is_captured(table.to_bytes()) {
+        return state.changed_uncaptured.set(true);
     }
     let Ok(mut buffer) = state.buffer.try_borrow_mut() else {
         return;
@@ -281,7 +284,7 @@ unsafe extern "C" fn on_preupdate(
         _ => RowOp::Delete,
     };
     let Some(table) = buffer.table_index(table.to_bytes(), |name| !state.ignored.contains_bytes(name)) else {
-        return state.changed_ignored.set(true);
+        return state.changed_uncaptured.set(true);
     };
     // SAFETY: inside the hook for this operation: an insert has no old row, a delete no new one.
     let (depth, old, new) = unsafe {

@@ -338,7 +338,7 @@ impl Session {
         });
         capture.implicit |= was_autocommit && !db.autocommit();
         if was_autocommit {
-            hooks.changed_ignored.set(false);
+            hooks.changed_uncaptured.set(false);
         }
         capture.writers += 1;
         self.set_active(id, true)?;
@@ -526,7 +526,7 @@ impl Session {
         };
         if hooks.buffer.borrow().is_empty() {
             // Rows that nobody captured: what SQLite has kept of them is right.
-            return Ok(Some(hooks.changed_ignored.get() && !is_ddl));
+            return Ok(Some(hooks.changed_uncaptured.get() && !is_ddl));
         }
         let mut kept = Some(false);
         if !db.autocommit() && !is_ddl {
