@@ -28,7 +28,7 @@ pub mod state;
 mod statement;
 mod table;
 
-pub(crate) use ignored::not_a_table;
 pub use connection::{Connection, Observer, OpenOptions};
 pub use ignored::IgnoredTables;
+pub(crate) use ignored::not_a_table;
 pub use statement::{Statement, Step, ValueType};
