@@ -188,6 +188,11 @@ fn contract_of_the_replica() {
 }
 
 #[test]
+fn contract_of_conflicts_and_options() {
+    contract("contract_conflicts");
+}
+
+#[test]
 fn contract_under_wrong_use() {
     contract("contract_misuse");
 }
