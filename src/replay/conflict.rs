@@ -155,6 +155,24 @@ pub enum ConflictOperation {
 }
 
 impl ConflictOperation {
+    const ALL: [(ConflictOperation, &'static str); 4] = [
+        (Self::Insert, "insert"),
+        (Self::Update, "update"),
+        (Self::Delete, "delete"),
+        (Self::Schema, "schema"),
+    ];
+
+    /// As in column `operation` of `turso_sync_conflicts`.
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(operation, _)| *operation == self);
+        found.map_or("", |(_, name)| name)
+    }
+
+    pub(super) fn parse(name: &str) -> Self {
+        let found = Self::ALL.iter().find(|(_, n)| *n == name);
+        found.map_or(Self::Schema, |(operation, _)| *operation)
+    }
+
     pub(super) fn of(table: &str, change_type: ChangeType) -> Self {
         match change_type {
             _ if table == super::ddl::SCHEMA_TABLE => Self::Schema,
@@ -195,7 +213,7 @@ pub struct Conflict {
     pub unix_time: i64,
 }
 
-/// A change that failed, before it is told to anybody.
+/// A change that failed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
     /// The transaction.
@@ -204,17 +222,50 @@ pub struct Failure {
     pub change_id: i64,
     /// Table of the change.
     pub table: String,
+    /// What it does in the log.
+    pub change_type: ChangeType,
+    /// What it does.
+    pub operation: ConflictOperation,
     /// Its key as in [`Conflict::key`].
     pub key: String,
+    /// What stands in the way.
+    pub kind: ConflictKind,
     /// Why.
     pub error: Error,
 }
 
+impl Failure {
+    /// The failure of `entry`, which is about the row `key` (may be empty) of `table`.
+    pub(super) fn of(entry: &LogEntry, table: String, key: String, error: Error) -> Self {
+        Failure {
+            txn_id: entry.txn_id,
+            change_id: entry.change_id,
+            table,
+            change_type: entry.change_type,
+            operation: ConflictOperation::of(&entry.table, entry.change_type),
+            key,
+            kind: ConflictKind::of(&error),
+            error,
+        }
+    }
+}
+
 /// The part of SQLite's message that names columns or a constraint.
 pub(super) fn constraint_of(message: &str) -> &str {
-    message
-        .split_once("constraint failed: ")
-        .map_or("", |(_, rest)| rest.split([';', '\n']).next().unwrap_or("").trim())
+    message.split_once("constraint failed: ").map_or("", |(_, rest)| {
+        rest.split([';', '\n']).next().unwrap_or("").trim()
+    })
+}
+
+/// True if SQLite has judged the statement, which it will do again: nothing is wrong with the database or the machine.
+pub(super) fn is_verdict(error: &Error) -> bool {
+    let judged = |code| {
+        matches!(
+            code & 0xff,
+            ffi::SQLITE_ERROR | ffi::SQLITE_CONSTRAINT | ffi::SQLITE_MISMATCH | ffi::SQLITE_TOOBIG
+        )
+    };
+    error.sqlite_code.is_some_and(judged)
 }
 
 /// True if repeating the request later may help: the remote is busy, full or broken, and did not judge the change.
@@ -238,19 +289,15 @@ pub fn is_transient(error: &Error) -> bool {
         );
     }
     let message = error.message.to_ascii_lowercase();
-    let words = ["locked", "busy", "out of memory", "readonly", "read-only", "interrupted", "i/o error", "is full"];
+    let words = [
+        "locked",
+        "busy",
+        "out of memory",
+        "readonly",
+        "read-only",
+        "interrupted",
+        "i/o error",
+        "is full",
+    ];
     words.iter().any(|word| message.contains(word))
-}
-
-impl Failure {
-    /// The failure of `entry`.
-    pub(super) fn of(entry: &LogEntry, key: String, error: Error) -> Self {
-        Failure {
-            txn_id: entry.txn_id,
-            change_id: entry.change_id,
-            table: entry.table.clone(),
-            key,
-            error,
-        }
-    }
 }
