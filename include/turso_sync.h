@@ -42,6 +42,22 @@
  *   Local SQL is never blocked by the network. Per request a push needs the write lock for a moment, and while changes
  *   are applied local writes wait up to the busy timeout of their connection: commit before syncing in the same thread.
  *
+ * Conflicts
+ *   A conflict is a local transaction that the remote's state does not admit: another row has its UNIQUE value, its table is
+ *   gone, a trigger said no. turso_sync_options_t tells what push and apply do then:
+ *     STOP        (the default) the operation ends with CONSTRAINT. Nothing changes, and everything stays pending.
+ *     OVERWRITE   the last push wins, also over rows that have a UNIQUE value; they are removed as REPLACE removes them.
+ *     SET_ASIDE   the transaction leaves the database whole and is kept in the local table turso_sync_conflicts, with its
+ *                 dependents: later transactions that touch the same rows or refer to them. The sync goes on.
+ *   turso_sync_database_conflicts lists what is blocked or set aside; turso_sync_database_resolve_conflict decides one:
+ *     RETRY       a blocked transaction is tried by the next sync; one set aside is applied now, as a new transaction,
+ *                 and if it does not fit (CONSTRAINT) it stays set aside.
+ *     OVERWRITE   likewise, overwriting what is in its way.
+ *     SET_ASIDE   the changes of a blocked transaction leave the database now, and are kept.
+ *     DROP        they leave the database now, and are lost; a transaction set aside is deleted.
+ *   A blocked transaction can also be repaired with plain SQL: what is pushed is the net effect. Keys of rows are in the
+ *   list only, never in error messages or in the log.
+ *
  * After a failure
  *   every operation can be begun again. Nothing is lost and nothing applied twice, whatever was cut short: the
  *   network, the process, or the power.
@@ -793,8 +809,8 @@ TURSO_API void turso_sync_conflicts_deinit(const turso_sync_conflicts_t *conflic
  * of Turso.
  *
  * `resolution` is a value of `turso_sync_conflict_resolution_t`; the call itself is MISUSE for others. The operation
- * fails with MISUSE if there is no such conflict (any more), and with CONSTRAINT if a transaction that was set aside
- * still does not fit: it stays set aside then.
+ * fails with ERROR if there is no such conflict: list them again, a sync may have settled or renumbered it. It fails
+ * with CONSTRAINT if a transaction that was set aside still does not fit: it stays set aside then.
  */
 TURSO_API
 turso_status_code_t turso_sync_database_resolve_conflict(const turso_sync_database_t *database,

@@ -110,8 +110,8 @@ pub unsafe extern "C" fn turso_sync_conflicts_deinit(conflicts: *const turso_syn
 /// of Turso.
 ///
 /// `resolution` is a value of `turso_sync_conflict_resolution_t`; the call itself is MISUSE for others. The operation
-/// fails with MISUSE if there is no such conflict (any more), and with CONSTRAINT if a transaction that was set aside
-/// still does not fit: it stays set aside then.
+/// fails with ERROR if there is no such conflict: list them again, a sync may have settled or renumbered it. It fails
+/// with CONSTRAINT if a transaction that was set aside still does not fit: it stays set aside then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn turso_sync_database_resolve_conflict(
     database: *const turso_sync_database_t,
