@@ -238,6 +238,7 @@ fn examples_compile_without_a_warning() {
     for source in [
         "c-examples/quickstart.c",
         "c-examples/two_replicas.c",
+        "c-examples/conflicts.c",
         "c-examples/host_io.c",
         "tests/c/writer_loop.c",
     ] {
