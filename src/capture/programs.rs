@@ -28,9 +28,9 @@ pub(super) struct Assignment {
     pub column: String,
 }
 
-/// What a statement writes in the main schema.
+/// What a statement does to rows of the main schema.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Writes {
+pub(super) struct Work {
     /// What the statement itself does, and to which table or view.
     pub step: Option<Step>,
     /// Columns that it and its triggers assign.
@@ -159,7 +159,7 @@ impl Triggers {
 /// One run of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run<'a> {
-    pub writes: &'a Writes,
+    pub work: &'a Work,
     /// PRAGMA recursive_triggers was on when it started.
     pub recursive: bool,
 }
@@ -167,7 +167,7 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// The place of a change if no programs ran.
     pub fn place(&self, change: &RowChange) -> Place {
-        let step = self.writes.step.as_ref();
+        let step = self.work.step.as_ref();
         let own = change.depth == 0;
         Place {
             depth: i64::from(change.depth),
@@ -178,19 +178,13 @@ impl Run<'_> {
 
     /// The places of all changes in `buffer` whose table `counts` accepts; the others get the default.
     pub fn places(&self, buffer: &Buffer, triggers: &Triggers, counts: impl Fn(usize) -> bool) -> Vec<Place> {
-        places(
-            buffer,
-            triggers,
-            self.writes.step.as_ref(),
-            self.recursive,
-            counts,
-        )
+        places(buffer, triggers, self.work.step.as_ref(), self.recursive, counts)
     }
 
     /// True if `maker` has assigned a value to `column` in every update of `table`.
     pub fn assigns(&self, maker: &Option<Option<Arc<str>>>, table: &str, column: &str) -> bool {
         let Some(maker) = maker else { return false };
-        self.writes.assigned.iter().any(|a| {
+        self.work.assigned.iter().any(|a| {
             a.trigger.as_deref() == maker.as_deref()
                 && a.table.eq_ignore_ascii_case(table)
                 && a.column.eq_ignore_ascii_case(column)

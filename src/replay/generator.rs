@@ -141,6 +141,8 @@ pub struct Generator {
     tables: HashMap<String, Known>,
     /// Deletes by a REPLACE whose insert or update is still to come.
     replaced: Vec<Replaced>,
+    /// Statements remove rows that stand in the way of a UNIQUE constraint.
+    overwrite: bool,
 }
 
 #[derive(Debug)]
@@ -153,6 +155,11 @@ impl Generator {
     /// A generator that knows nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether the statements from now on remove rows that stand in the way of a UNIQUE constraint.
+    pub(super) fn set_overwrite(&mut self, overwrite: bool) {
+        self.overwrite = overwrite;
     }
 
     /// Forgets all tables.
@@ -219,6 +226,7 @@ impl Generator {
             table,
             texts: &mut known.texts,
             entry,
+            overwrite: self.overwrite,
             replaces: !replaced.is_empty(),
             replaced,
             done: Vec::new(),
@@ -258,10 +266,12 @@ impl Generator {
 pub(super) struct Statements<'a> {
     pub(super) table: &'a Table,
     texts: &'a mut HashMap<TextKey, Arc<str>>,
+    /// Rows that stand in the way of a UNIQUE constraint are removed.
+    overwrite: bool,
     entry: &'a LogEntry,
     /// Rows that the change replaces.
     pub(super) replaced: Vec<Replaced>,
-    /// Statements replace their neighbours.
+    /// The change replaces them without firing triggers.
     pub(super) replaces: bool,
     pub(super) done: Vec<ReplayStatement>,
 }
@@ -270,6 +280,16 @@ impl Statements<'_> {
     fn insert(&mut self, identity: Identity, change: &RowChange) {
         let mut slots = Slots::default();
         match identity {
+            // The update of an upsert never replaces neighbours, a plain one does.
+            Identity::Key if self.overwrite && !self.replaces => {
+                let own_key = |i: usize| self.table.key.contains(&i);
+                let set = |i| if own_key(i) { Set::Kept } else { Set::New };
+                let mut mask: Vec<Set> = (0..change.after.len()).map(set).collect();
+                if !mask.contains(&Set::New) {
+                    mask.fill(Set::New);
+                }
+                self.update_by_key(&mask, &change.after, change);
+            }
             Identity::Key => {
                 slots.extend(&change.after);
                 self.add(Kind::Upsert, &[], slots);
@@ -304,18 +324,11 @@ impl Statements<'_> {
                 }
             }
         }
-        if identity != Identity::Key {
-            self.guard_present(identity, change);
+        if identity == Identity::Key {
+            return self.update_by_key(&mask, &change.before, change);
         }
-        let mut slots = Slots::default();
-        slots.extend(
-            change
-                .after
-                .iter()
-                .zip(&mask)
-                .filter(|(_, set)| **set == Set::New)
-                .map(|(v, _)| v),
-        );
+        self.guard_present(identity, change);
+        let mut slots = changed_values(&mask, change);
         match identity {
             Identity::Key => slots.extend(self.table.key_values(&change.before)),
             // The guard has seen to the content.
@@ -323,18 +336,21 @@ impl Statements<'_> {
             Identity::Content => slots.extend(&change.before),
         }
         self.add(Kind::Update(identity), &mask, slots);
-        if identity == Identity::Key {
-            self.recreate(&mask, change);
-        }
+    }
+
+    /// Gives the row with the key of `old` the new values of the columns in `mask`, or makes it anew.
+    fn update_by_key(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
+        let mut slots = changed_values(mask, change);
+        slots.extend(self.table.key_values(old));
+        self.add(Kind::Update(Identity::Key), mask, slots);
+        self.recreate(mask, old, change);
     }
 
     /// Inserts the new image of an updated row that was deleted on the other side.
-    fn recreate(&mut self, mask: &[Set], change: &RowChange) {
+    fn recreate(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
-        let key_changed = table
-            .key_values(&change.after)
-            .ne(table.key_values(&change.before));
+        let key_changed = table.key_values(&change.after).ne(table.key_values(old));
         let mut slots = Slots::default();
         slots.extend(&change.after);
         if !key_changed {
@@ -398,7 +414,7 @@ impl Statements<'_> {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
         };
-        let replaces = self.replaces;
+        let replaces = self.replaces || self.overwrite;
         let key = (kind, replaces, mask.to_vec(), slots.shape());
         let (marks, args) = slots.into_parts();
         let sql = match self.texts.get(&key) {
@@ -477,6 +493,8 @@ fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str])
             let again = match (key_changed, null_key) {
                 (false, _) => when_missing(table, &names, rest),
                 (true, true) => "changes() = 0".to_owned(),
+                // The update of an upsert would not overwrite.
+                (true, false) if replaces => "changes() = 0".to_owned(),
                 (true, false) => {
                     let set = |i: &usize| mask.get(*i) == Some(&Set::New) && !table.key.contains(i);
                     let set: Vec<usize> = (0..names.len()).filter(set).collect();
@@ -501,6 +519,14 @@ fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str])
         }
         Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
     }
+}
+
+/// The new values of the columns in `mask`.
+fn changed_values(mask: &[Set], change: &RowChange) -> Slots {
+    let mut slots = Slots::default();
+    let changed = change.after.iter().zip(mask).filter(|(_, set)| **set == Set::New);
+    slots.extend(changed.map(|(value, _)| value));
+    slots
 }
 
 /// The condition under which an update has found no row.
