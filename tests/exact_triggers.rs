@@ -399,7 +399,7 @@ fn meet(program: &[String], others: &[String]) -> Result<(), TestCaseError> {
     let _ = connection.execute_batch("COMMIT");
     connection.close().unwrap();
     let local = replica.plain();
-    let probe = plain(RANDOM);
+    let mut probe = plain(RANDOM);
     let mut theirs = RANDOM.to_owned();
     for sql in others
         .iter()
@@ -407,6 +407,9 @@ fn meet(program: &[String], others: &[String]) -> Result<(), TestCaseError> {
     {
         if probe.execute_batch(sql).is_ok() {
             theirs = format!("{theirs};\n{sql}");
+        } else {
+            // It may have left something behind.
+            probe = plain(&theirs);
         }
     }
     let direct = plain(&theirs);
