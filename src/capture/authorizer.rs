@@ -5,13 +5,15 @@ use rusqlite::ffi;
 
 use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
 
-/// The four strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
+/// The strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Action<'a> {
     pub code: i32,
     pub first: Option<&'a str>,
     pub second: Option<&'a str>,
     pub schema: Option<&'a str>,
+    /// The innermost trigger or view that acts.
+    pub trigger: Option<&'a str>,
 }
 
 /// How a DDL statement changes the schema.
@@ -33,6 +35,16 @@ pub(super) struct Ddl {
     pub name: String,
 }
 
+/// That a statement may change rows of a table or view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub table: String,
+    /// It is in the main schema.
+    pub in_main: bool,
+    /// The trigger that does it; `None` if it is the statement itself.
+    pub trigger: Option<String>,
+}
+
 /// What the statement being prepared does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Purpose {
@@ -46,6 +58,8 @@ pub(super) struct Purpose {
     pub foreign_keys: Option<bool>,
     /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
     pub counts_changes: bool,
+    /// Tables and views that it writes.
+    pub written: Vec<Written>,
     temp_trigger: bool,
 }
 
@@ -55,8 +69,10 @@ impl Purpose {
         let first = action.first.unwrap_or("");
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
-                self.counts_changes |=
-                    !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master");
+                if !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master") {
+                    self.counts_changes = true;
+                    self.note_written(first, action);
+                }
             }
             ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
@@ -74,6 +90,19 @@ impl Purpose {
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => self.write(first),
             _ => self.schema_change(action),
+        }
+    }
+
+    fn note_written(&mut self, table: &str, action: Action<'_>) {
+        let in_main = action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main"));
+        let is_known =
+            |w: &Written| w.table == table && w.in_main == in_main && w.trigger.as_deref() == action.trigger;
+        if !self.written.iter().any(is_known) {
+            self.written.push(Written {
+                table: table.to_owned(),
+                in_main,
+                trigger: action.trigger.map(str::to_owned),
+            });
         }
     }
 
@@ -263,7 +292,7 @@ fn new_table_name(sql: &str) -> Option<String> {
 }
 
 /// The name at the start of `sql`, quoted or not, and what follows it.
-fn identifier(sql: &str) -> Option<(String, &str)> {
+pub(super) fn identifier(sql: &str) -> Option<(String, &str)> {
     let sql = skip_blank(sql);
     let close = match sql.chars().next()? {
         quote @ ('"' | '\'' | '`') => quote,
@@ -289,7 +318,7 @@ fn identifier(sql: &str) -> Option<(String, &str)> {
     }
 }
 
-fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
+pub(super) fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
     let (head, rest) = sql.split_at_checked(keyword.len())?;
     (head.eq_ignore_ascii_case(keyword) && !rest.starts_with(is_word)).then_some(rest)
 }

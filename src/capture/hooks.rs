@@ -166,10 +166,11 @@ unsafe extern "C" fn on_authorize(
     first: *const c_char,
     second: *const c_char,
     schema: *const c_char,
-    _trigger: *const c_char,
+    trigger: *const c_char,
 ) -> c_int {
     // SAFETY: SQLite passes our context and strings that live during the call.
-    let (state, first, second, schema) = unsafe { (state(context), text(first), text(second), text(schema)) };
+    let (state, [first, second, schema, trigger]) =
+        unsafe { (state(context), [first, second, schema, trigger].map(|t| text(t))) };
     if state.internal.get() {
         return ffi::SQLITE_OK;
     }
@@ -184,6 +185,7 @@ unsafe extern "C" fn on_authorize(
             first,
             second,
             schema,
+            trigger,
         }),
     };
     match verdict {

@@ -6,6 +6,7 @@
 //! | `session` | stepping, implicit transactions, when the log is written |
 //! | `hooks`, `buffer` | what SQLite reports while a statement runs |
 //! | `flush`, `table` | from reported values to log rows |
+//! | `virtual_table`, `module` | from what virtual tables store to their rows |
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer` | what is refused |
@@ -19,12 +20,14 @@ mod ddl;
 mod flush;
 mod hooks;
 pub mod log;
+pub(crate) mod module;
 mod outcome;
 mod session;
 mod sqlite;
 pub mod state;
 mod statement;
 mod table;
+mod virtual_table;
 
 pub use connection::{Connection, Observer, OpenOptions};
 pub use statement::{Statement, Step, ValueType};

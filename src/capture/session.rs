@@ -8,13 +8,14 @@ use std::rc::Rc;
 
 use rusqlite::ffi;
 
-use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, check_new_name, vacuum};
+use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_new_name, vacuum};
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
 use crate::capture::outcome;
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::statement::Step;
+use crate::capture::virtual_table;
 use crate::error::{Category, Code, Error, Result};
 
 /// What a statement means for capture.
@@ -37,6 +38,7 @@ pub(super) struct Slot {
     statement: Option<RawStatement>,
     kind: Kind,
     ddl: Option<Ddl>,
+    written: Vec<Written>,
     counts_changes: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
@@ -113,6 +115,7 @@ impl Session {
         };
         let purpose = self.hooks.purpose.take();
         let kind = self.kind(&statement, &purpose)?;
+        self.check_virtual_tables(kind, &purpose)?;
         // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
         if let (Some(on), true) = (
             purpose.foreign_keys,
@@ -125,6 +128,7 @@ impl Session {
             kind,
             counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
+            written: purpose.written,
             schema: None,
             active: false,
             has_row: false,
@@ -168,6 +172,21 @@ impl Session {
                 "VACUUM is not allowed on a replica: it may renumber rows and bypasses change capture; vacuum the \
                  remote database, or use VACUUM INTO for a compact copy",
             )),
+        }
+    }
+
+    /// Refuses writes of virtual tables that could not be captured.
+    fn check_virtual_tables(&mut self, kind: Kind, purpose: &Purpose) -> Result<()> {
+        let Some(capture) = self.capture.as_mut().filter(|_| kind == Kind::Write) else {
+            return Ok(());
+        };
+        // In a transaction that has not read yet, reading the schema would fix its snapshot.
+        if purpose.ddl.is_some() || purpose.written.is_empty() || !self.db.autocommit() && !self.db.is_reading() {
+            return Ok(());
+        }
+        match self.hooks.as_internal(|| capture.log.refusal(&purpose.written))? {
+            Some(reason) => Err(refused(reason)),
+            None => Ok(()),
         }
     }
 
@@ -361,7 +380,7 @@ impl Session {
     }
 
     /// Writes the changes that statement `id` has buffered, and its schema change if it is DDL and `done`. Without
-    /// a statement the changes are late ones of virtual tables.
+    /// a statement the changes are those that virtual tables have stored late.
     fn flush(&mut self, id: Option<usize>, done: bool) -> Result<()> {
         let slot = id.and_then(|id| self.slots.get_mut(id)).and_then(Option::as_mut);
         let before = slot.filter(|_| done).and_then(|slot| slot.schema.take());
@@ -407,11 +426,23 @@ impl Session {
                 (
                     _,
                     Some(Slot {
-                        kind: Kind::Write, ..
+                        kind: Kind::Write,
+                        written,
+                        ..
                     }),
-                ) => capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true),
-                // SAVEPOINT and COMMIT change nothing themselves.
-                _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
+                ) => {
+                    let log = &mut capture.log;
+                    match log.write_changes(&buffer, Depth::FromSmallest, |_| true)? {
+                        true => virtual_table::write_changes(db, log, &buffer, written),
+                        false => Ok(()),
+                    }
+                }
+                // SAVEPOINT and COMMIT change nothing themselves, but virtual tables store then what they have in
+                // memory.
+                _ => capture
+                    .log
+                    .write_changes(&buffer, Depth::Exact, |_| true)
+                    .map(|_| ()),
             }
         };
         let result = hooks.as_internal(|| hooks.counters.hiding(db, write));

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::record::{Value, decode};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::Slots;
-use crate::replay::{Purpose, ReplayStatement};
+use crate::replay::{Purpose, ReplayStatement, virtual_table};
 
 /// Statement texts kept per table; more than that (many different masks) and they are made anew.
 const TEXTS_PER_TABLE: usize = 256;
@@ -153,6 +153,9 @@ impl Generator {
         let table = self
             .find_table(conn, &entry.table)?
             .ok_or_else(|| no_such_table(&entry.table))?;
+        if let Some(kind) = table.virtual_kind {
+            return virtual_table::statements(&table, kind, entry);
+        }
         let change = RowChange::decode(&table, entry)?;
         self.row_change(&table, entry, &change)
     }
