@@ -281,3 +281,14 @@ fn tables_created_and_filled_in_one_transaction() {
     assert_eq!(log(&r), ["+t#1>1", "+f#1>'a'", "+b#1>1,2.0,3.0", "+g#2>'b'", "+g#3>'c'"]);
     assert_eq!(r.log().len(), 9);
 }
+
+#[test]
+fn the_first_use_of_a_module_leaves_the_change_counter_alone() {
+    let r = Replica::new("CREATE TABLE t(a); CREATE VIRTUAL TABLE b USING rtree(id, x0, x1);");
+    let c = r.open();
+    run(&c, "INSERT INTO t VALUES (1), (2), (3)");
+    assert_eq!(one(&c, "SELECT count(*) FROM b"), "0");
+    assert_eq!(one(&c, "SELECT changes()"), "3");
+    run(&c, "INSERT INTO b VALUES (1, 2, 3), (2, 3, 4)");
+    assert_eq!(one(&c, "SELECT changes()"), "2");
+}

@@ -123,10 +123,12 @@ impl Session {
         ) {
             self.db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
         }
+        // A virtual table that is used first prepares writes of its own, also for a SELECT.
+        let writes = purpose.counts_changes && !statement.is_readonly();
         let slot = Slot {
             statement: Some(statement),
             kind,
-            counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
+            counts_changes: writes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
             written: purpose.written,
             schema: None,

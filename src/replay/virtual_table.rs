@@ -113,10 +113,9 @@ fn malformed(entry: &LogEntry) -> Error {
 /// Executes `entry`, a change of the replica's table `local`, on `scratch`, which has `table` under that name, if one
 /// of them is virtual. False if none is.
 pub(super) fn replay(scratch: &Connection, local: &Table, table: &Table, entry: &LogEntry) -> Result<bool> {
-    let module = |table: &Table| table.virtual_kind.map(|d| d.module);
-    let kind = match table.virtual_kind {
-        None if local.virtual_kind.is_none() => return Ok(false),
-        Some(kind) if module(local) == module(table) && local.same_layout(table) => kind,
+    let kind = match (local.virtual_kind, table.virtual_kind) {
+        (None, None) => return Ok(false),
+        (Some(here), Some(there)) if here == there && local.same_layout(table) => there,
         _ => return Err(conflict(entry, "the remote has a different table of this name")),
     };
     for statement in statements(table, kind, entry)? {
