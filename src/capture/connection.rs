@@ -166,10 +166,8 @@ fn set_up(db: Db, options: &OpenOptions, state: &Rc<HookState>) -> Result<Sessio
 }
 
 fn check_is_replica(db: Db) -> Result<()> {
-    let [log, version, state] = LOCAL_TABLES;
-    let sql = format!(
-        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name IN ('{log}', '{version}', '{state}')"
-    );
+    let names = LOCAL_TABLES.map(|name| format!("'{name}'")).join(", ");
+    let sql = format!("SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name IN ({names})");
     let mut count = db.prepare(&sql)?;
     if !count.step()? || count.integer(0) != LOCAL_TABLES.len() as i64 {
         return Err(refused(

@@ -11,6 +11,7 @@
 //! and the download of a wait, do not need it, so that a long poll never blocks a push.
 
 mod bootstrap;
+mod conflicts;
 mod image;
 mod lock;
 mod maintenance;
@@ -18,6 +19,7 @@ mod metadata;
 mod opts;
 mod pull;
 mod push;
+mod rebuild;
 mod remote;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ pub use maintenance::DatabaseSyncEngineStats;
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
 pub use opts::DatabaseSyncEngineOpts;
 pub use pull::DbChangesStatus;
+
+pub use crate::replay::{
+    Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Resolution,
+};
 
 use crate::capture::Connection;
 use crate::capture::state::{self, ReplicaState};
@@ -201,6 +207,23 @@ impl DatabaseSyncEngine {
         self.operation(|inner| async move {
             let guard = inner.lock()?;
             inner.checkpoint(BUSY_TIMEOUT, &guard)
+        })
+    }
+
+    /// The conflicts of this replica, oldest transaction first: those that the last sync stopped at, and those that were
+    /// set aside. Reads the local database; also possible while an operation runs.
+    pub fn conflicts(&self) -> Result<Vec<Conflict>> {
+        self.inner.conflicts()
+    }
+
+    /// Resolves the conflict `txn_id`. Needs no network. An error of category `Conflict` if a transaction that was set
+    /// aside still does not fit; it stays set aside then.
+    pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
+        self.operation(move |inner| async move {
+            let guard = inner.lock()?;
+            inner.resolve_conflict(txn_id, resolution, &guard)?;
+            inner.leave(guard);
+            Ok(())
         })
     }
 

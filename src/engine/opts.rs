@@ -1,6 +1,7 @@
 //! Configuration of a replica.
 
 use crate::error::{Error, Result};
+use crate::replay::ConflictPolicy;
 
 /// Configuration of a replica; fixed when the engine is made.
 #[derive(Clone, Default)]
@@ -28,6 +29,8 @@ pub struct DatabaseSyncEngineOpts {
     pub push_operations_threshold: u64,
     /// Bytes per request of a bootstrap; 0 = everything in one request.
     pub pull_bytes_threshold: u64,
+    /// What push and pull do about a transaction that the other side does not take.
+    pub conflict_policy: ConflictPolicy,
 }
 
 impl std::fmt::Debug for DatabaseSyncEngineOpts {

@@ -5,18 +5,22 @@
 //! after any failure nothing is left but a ROLLBACK. A guard step repeats what this client believes the watermark
 //! to be: a request that is delivered twice, or late, changes nothing.
 
+use std::collections::HashSet;
+
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, check_status};
 use super::{BUSY_TIMEOUT, Inner, base_state};
-use crate::capture::log::WATERMARK_TABLE;
+use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
 use crate::io::SyncEngineIo;
 use crate::pages::BaseHealth;
 use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
 use crate::record::Value;
-use crate::replay::{Purpose, PushGenerator, ReplayStatement, Transactions};
+use crate::replay::{
+    Failure, Purpose, PushGenerator, ReplayStatement, Transactions, conflicts, is_transient,
+};
 
 /// Row changes after which a new request starts, unless configured.
 const DEFAULT_OPERATIONS: u64 = 2000;
@@ -31,7 +35,14 @@ enum Outcome {
     /// The remote is not as this replica believes; a pull will tell more.
     RemoteMoved,
     /// The remote refused a change.
-    Refused(Error),
+    Refused(Box<Failure>),
+}
+
+/// The remote's answer to a batch.
+enum Verdict<'a> {
+    Committed,
+    Moved,
+    Refused(&'a ReplayStatement, &'a StmtError),
 }
 
 /// One request: whole transactions, and what to make of an error in one of its steps.
@@ -54,6 +65,8 @@ struct BatchReader {
     position: i64,
     /// What the remote has acknowledged.
     acknowledged: i64,
+    /// Transactions that overwrite what is in their way.
+    overwriting: HashSet<i64>,
     /// What the remote's header holds.
     header: HeaderValues,
     operations: u64,
@@ -62,7 +75,8 @@ struct BatchReader {
 impl Inner {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
         let mut last = Error::busy("other clients keep changing the remote under this push; repeat it later");
-        for _ in 0..MAX_REBASES {
+        let mut rebases = 0;
+        while rebases < MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
                 BaseHealth::Intact => self.push_once(&state).await?,
@@ -72,14 +86,17 @@ impl Inner {
             match outcome {
                 Outcome::Done => return Ok(()),
                 Outcome::RemoteMoved => {
+                    rebases += 1;
                     self.pull_now(guard).await?;
                 }
-                // Over the newest state of the remote it may pass, or be a conflict that a rebase resolves.
-                Outcome::Refused(e) => {
-                    if !matches!(self.pull_now(guard).await, Ok(true)) {
-                        return Err(e);
+                // Over the newest state of the remote it may pass, or be a conflict that a rebase finds.
+                Outcome::Refused(failure) => {
+                    if self.pull_now(guard).await? {
+                        rebases += 1;
+                        last = failure.error;
+                    } else {
+                        self.handle_refusal(*failure, guard)?;
                     }
-                    last = e;
                 }
             }
         }
@@ -94,6 +111,7 @@ impl Inner {
             client_id: state.client_id.clone(),
             position: 0,
             acknowledged,
+            overwriting: HashSet::new(),
             header: state.header,
             operations: match self.opts.push_operations_threshold {
                 0 => DEFAULT_OPERATIONS,
@@ -104,6 +122,7 @@ impl Inner {
         loop {
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
             let header = HeaderValues::read(&conn)?;
+            reader.overwriting = conflicts::overwriting(&conn)?;
             let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
             let Some(batch) = batch else { break };
@@ -112,13 +131,18 @@ impl Inner {
                 sent = batch.last_change_id;
             }
             let result = self.send(&batch.body, batch.steps).await?;
-            match batch.check(&result)? {
-                Outcome::Done => {}
-                not_done => {
-                    // The remote has said that it did not keep them.
-                    state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
-                    return Ok(not_done);
+            let outcome = match batch.check(&result)? {
+                Verdict::Committed => None,
+                Verdict::Moved => Some(Outcome::RemoteMoved),
+                Verdict::Refused(statement, error) => {
+                    let failure = self.failure(&mut reader.generator, statement, error)?;
+                    Some(Outcome::Refused(Box::new(failure)))
                 }
+            };
+            if let Some(not_done) = outcome {
+                // The remote has said that it did not keep them.
+                state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+                return Ok(not_done);
             }
             reader.acknowledged = batch.last_change_id;
             if batch.header != reader.header {
@@ -126,6 +150,7 @@ impl Inner {
                 reader.header = batch.header;
             }
         }
+        self.forget_settled_conflicts(reader.acknowledged)?;
         let (now, hint) = (self.environment.unix_time(), reader.acknowledged);
         self.update_metadata(|m| {
             m.last_push_unix_time = Some(now);
@@ -174,6 +199,28 @@ impl Inner {
         check_watermark(before, now, state::last_change_id(&conn)?)
     }
 
+    /// A statement that the remote refused.
+    fn failure(
+        &self,
+        generator: &mut PushGenerator,
+        statement: &ReplayStatement,
+        error: &StmtError,
+    ) -> Result<Failure> {
+        let mut refused = statement.failed(Error::from(error.clone())).context("push");
+        if !is_transient(&refused) {
+            (refused.category, refused.code) = (Category::Conflict, Code::Constraint);
+        }
+        refused
+            .message
+            .push_str("; nothing of this transaction is on the remote, it stays pending");
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let entries = read_entries(&conn, statement.change_id - 1, 1)?;
+        let entry = entries
+            .first()
+            .ok_or_else(|| Error::internal("a change that was sent is not in the log"))?;
+        Ok(generator.failure(entry, statement, refused))
+    }
+
     async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
         let http = self.request(PIPELINE_PATH, "application/json", body.to_vec())?;
         let response = self.queue.http(http, None).await.map_err(|e| e.context("push"))?;
@@ -201,7 +248,10 @@ impl BatchReader {
                 txn.iter().try_for_each(|entry| self.generator.skip(entry))?;
                 continue;
             }
-            for statement in self.generator.transaction(&txn)? {
+            let overwrite = txn
+                .first()
+                .is_some_and(|first| self.overwriting.contains(&first.txn_id));
+            for statement in self.generator.transaction(&txn, overwrite)? {
                 builder
                     .step(&statement.sql, &statement.args)
                     .map_err(|e| statement.failed(e))?;
@@ -267,11 +317,11 @@ impl BatchReader {
 
 impl Batch {
     /// What the remote made of the request.
-    fn check(&self, result: &BatchResult) -> Result<Outcome> {
+    fn check<'a>(&'a self, result: &'a BatchResult) -> Result<Verdict<'a>> {
         let Some((step, error)) = result.first_error() else {
             // The commit is the last step but one.
             return match result.result(self.steps.saturating_sub(2)) {
-                Some(_) => Ok(Outcome::Done),
+                Some(_) => Ok(Verdict::Committed),
                 None => {
                     Err(Error::protocol("push: the remote reports neither an error nor a commit").retry())
                 }
@@ -279,23 +329,13 @@ impl Batch {
         };
         if step == 0 {
             let e = Error::from(error.clone()).context("push: the remote cannot begin a transaction");
-            let busy = error.message.contains("locked") || error.message.contains("busy");
-            return Err(if busy { e.retry() } else { e });
+            return Err(if is_transient(&e) { e.retry() } else { e });
         }
         match step.checked_sub(self.first).and_then(|i| self.statements.get(i)) {
-            Some(statement) if statement.purpose == Purpose::Guard => Ok(Outcome::RemoteMoved),
-            Some(statement) => Ok(Outcome::Refused(refused(statement, error))),
-            None if step + 1 == self.first => Ok(Outcome::RemoteMoved),
+            Some(statement) if statement.purpose == Purpose::Guard => Ok(Verdict::Moved),
+            Some(statement) => Ok(Verdict::Refused(statement, error)),
+            None if step + 1 == self.first => Ok(Verdict::Moved),
             None => Err(Error::from(error.clone()).context("push")),
         }
     }
-}
-
-/// A statement that the remote refused.
-fn refused(statement: &ReplayStatement, error: &StmtError) -> Error {
-    let mut refused = statement.failed(Error::from(error.clone())).context("push");
-    refused
-        .message
-        .push_str("; nothing of this transaction is on the remote, it stays pending");
-    refused
 }
