@@ -252,7 +252,7 @@ fn what_the_remote_cannot_do_is_a_clear_error() {
     let e = all[1].push().unwrap_err();
     assert!(e.message.contains("table f"), "{e}");
     let e = all[1].pull().unwrap_err();
-    assert!(e.message.contains("a different table of this name"), "{e}");
+    assert!(e.message.contains("the remote has another table named f"), "{e}");
     assert_eq!(all[1].text("SELECT y FROM f('a')"), "b");
 }
 

@@ -32,9 +32,11 @@ pub(super) struct RowChange {
 }
 
 impl RowChange {
-    /// Decodes `entry`, whose records have the layout of `table`.
+    /// Decodes `entry`, whose records have the layout of `table`. Of a virtual table's row the images may be unknown,
+    /// and there is no mask.
     pub(super) fn decode(table: &Table, entry: &LogEntry) -> Result<RowChange> {
         let width = table.columns.len();
+        let is_virtual = table.virtual_kind.is_some();
         let bad = |what: &str| {
             Error::corrupt(format!(
                 "change {} of table {} in the change log: {what}",
@@ -44,7 +46,7 @@ impl RowChange {
         let row = |record: &Option<Vec<u8>>, wanted: bool| -> Result<Vec<Value>> {
             let values = match record {
                 Some(record) if wanted => decode(record)?,
-                None if wanted => return Err(bad("a row image is missing")),
+                None if wanted && !is_virtual => return Err(bad("a row image is missing")),
                 _ => return Ok(Vec::new()),
             };
             if values.len() != width {
@@ -55,6 +57,7 @@ impl RowChange {
         let before = row(&entry.before, entry.change_type != ChangeType::Insert)?;
         let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
         let mask = match &entry.updates {
+            _ if is_virtual => Vec::new(),
             _ if entry.change_type != ChangeType::Update => Vec::new(),
             None => vec![true; width],
             Some(updates) => {

@@ -31,7 +31,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
         key: Vec::new(),
         key_names: [key].into(),
         integer_key: false,
-        rowid: None,
+        rowid: Some("rowid"),
         has_triggers: false,
         own_conflict_clause: false,
         foreign_keys: Vec::new(),
