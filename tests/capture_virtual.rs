@@ -16,9 +16,18 @@ fn log(r: &Replica) -> Vec<String> {
 fn full_text_rows_are_logged_once_each() {
     let r = Replica::new("CREATE VIRTUAL TABLE f USING fts5(x, y UNINDEXED);");
     let c = r.open();
-    run(&c, "INSERT INTO f VALUES ('one', 1), ('two', x'00'); INSERT INTO f(rowid, x) VALUES (9, 'nine')");
-    run(&c, "UPDATE f SET x = 'uno' WHERE rowid = 1; UPDATE f SET rowid = 5 WHERE rowid = 2; DELETE FROM f WHERE rowid = 9");
-    run(&c, "INSERT OR REPLACE INTO f(rowid, x) VALUES (1, 'eins'); INSERT OR IGNORE INTO f(rowid, x) VALUES (1, 'no')");
+    run(
+        &c,
+        "INSERT INTO f VALUES ('one', 1), ('two', x'00'); INSERT INTO f(rowid, x) VALUES (9, 'nine')",
+    );
+    run(
+        &c,
+        "UPDATE f SET x = 'uno' WHERE rowid = 1; UPDATE f SET rowid = 5 WHERE rowid = 2; DELETE FROM f WHERE rowid = 9",
+    );
+    run(
+        &c,
+        "INSERT OR REPLACE INTO f(rowid, x) VALUES (1, 'eins'); INSERT OR IGNORE INTO f(rowid, x) VALUES (1, 'no')",
+    );
     fails(&c, "INSERT INTO f(rowid, x) VALUES (7, 'lost'), (1, 'no')");
     assert_eq!(
         log(&r),
@@ -45,7 +54,10 @@ fn full_text_changes_of_a_transaction_stay_with_what_sqlite_keeps() {
          ROLLBACK TO s; INSERT INTO f VALUES ('more'); INSERT INTO t VALUES (2); COMMIT;
          BEGIN; INSERT INTO f VALUES ('lost'); ROLLBACK",
     );
-    fails(&c, "INSERT OR FAIL INTO f(rowid, x) VALUES (3, 'three'), (1, 'no')");
+    fails(
+        &c,
+        "INSERT OR FAIL INTO f(rowid, x) VALUES (3, 'three'), (1, 'no')",
+    );
     assert_eq!(
         log(&r),
         ["+f#1>'kept'", "+t#1>1", "+f#2>'more'", "+t#2>2", "+f#3>'three'"]
@@ -61,7 +73,10 @@ fn full_text_changes_of_a_transaction_stay_with_what_sqlite_keeps() {
 fn maintenance_is_not_a_change_but_rebuilding_and_settings_are() {
     let r = Replica::new("CREATE VIRTUAL TABLE f USING fts5(x); CREATE VIRTUAL TABLE o USING fts4(x);");
     let c = r.open();
-    run(&c, "INSERT INTO f VALUES ('one'), ('two'); INSERT INTO o VALUES ('one')");
+    run(
+        &c,
+        "INSERT INTO f VALUES ('one'), ('two'); INSERT INTO o VALUES ('one')",
+    );
     let before = log(&r).len();
     run(
         &c,
@@ -99,7 +114,10 @@ fn fts4_rows_with_languages_and_odd_names() {
     let log = log(&r);
     assert_eq!(log.len(), 4, "{log:?}");
     assert_eq!(log[3], "+plain#1>'p'");
-    for (entry, mark) in log.iter().zip(["+odd _\"name#4>", "~odd _\"name#4>", "-odd _\"name#4"]) {
+    for (entry, mark) in log
+        .iter()
+        .zip(["+odd _\"name#4>", "~odd _\"name#4>", "-odd _\"name#4"])
+    {
         assert!(entry.starts_with(mark), "{log:?}");
     }
     assert!(log[1].ends_with(",2"), "{log:?}");
@@ -112,14 +130,24 @@ fn rows_of_an_rtree_that_only_move_are_not_changes() {
     for i in 0..400 {
         run(
             &c,
-            &format!("INSERT INTO b VALUES ({i}, {i}, {0}, {1}, {1}, 'n{i}', NULL)", i + 1, i % 7),
+            &format!(
+                "INSERT INTO b VALUES ({i}, {i}, {0}, {1}, {1}, 'n{i}', NULL)",
+                i + 1,
+                i % 7
+            ),
         );
     }
     let entries = log(&r);
     assert_eq!(entries.len(), 400);
     assert_eq!(entries[399], "+b#399>399,399.0,400.0,0.0,0.0,'n399',NULL");
-    run(&c, "UPDATE b SET x1 = x1 + 1 WHERE id = 7; UPDATE b SET more = 'm' WHERE id = 8; UPDATE b SET id = 1000 WHERE id = 9");
-    run(&c, "UPDATE b SET note = note WHERE id = 10; INSERT OR REPLACE INTO b VALUES (11, 0, 0.1, 0, 0, NULL, NULL)");
+    run(
+        &c,
+        "UPDATE b SET x1 = x1 + 1 WHERE id = 7; UPDATE b SET more = 'm' WHERE id = 8; UPDATE b SET id = 1000 WHERE id = 9",
+    );
+    run(
+        &c,
+        "UPDATE b SET note = note WHERE id = 10; INSERT OR REPLACE INTO b VALUES (11, 0, 0.1, 0, 0, NULL, NULL)",
+    );
     run(&c, "DELETE FROM b WHERE id BETWEEN 20 AND 379");
     let entries = log(&r);
     assert_eq!(
@@ -216,10 +244,22 @@ fn a_direct_write_of_an_index_on_other_content_is_a_rebuild() {
          CREATE TABLE e(x); CREATE VIRTUAL TABLE g USING fts4(content=e, x);",
     );
     let c = r.open();
-    run(&c, "INSERT INTO d VALUES ('a'), ('b'); INSERT INTO f(rowid, x) SELECT rowid, x FROM d");
-    run(&c, "INSERT INTO f(f, rowid, x) VALUES ('delete', 1, 'a'); INSERT INTO f(f) VALUES ('optimize')");
-    run(&c, "INSERT INTO f(f) VALUES ('rebuild'); INSERT INTO f(f) VALUES ('delete-all')");
-    run(&c, "INSERT INTO e VALUES ('a'); INSERT INTO g(g) VALUES ('rebuild')");
+    run(
+        &c,
+        "INSERT INTO d VALUES ('a'), ('b'); INSERT INTO f(rowid, x) SELECT rowid, x FROM d",
+    );
+    run(
+        &c,
+        "INSERT INTO f(f, rowid, x) VALUES ('delete', 1, 'a'); INSERT INTO f(f) VALUES ('optimize')",
+    );
+    run(
+        &c,
+        "INSERT INTO f(f) VALUES ('rebuild'); INSERT INTO f(f) VALUES ('delete-all')",
+    );
+    run(
+        &c,
+        "INSERT INTO e VALUES ('a'); INSERT INTO g(g) VALUES ('rebuild')",
+    );
     assert_eq!(
         log(&r)[2..],
         [
@@ -252,7 +292,11 @@ fn what_could_not_be_sent_is_refused() {
         let e = fails(&c, sql);
         assert!(e.message.contains("cannot be written directly"), "{sql}: {e}");
     }
-    for sql in ["DELETE FROM own_content", "UPDATE b_node SET data = NULL", "INSERT INTO own_config VALUES (1, 2)"] {
+    for sql in [
+        "DELETE FROM own_content",
+        "UPDATE b_node SET data = NULL",
+        "INSERT INTO own_config VALUES (1, 2)",
+    ] {
         let e = fails(&c, sql);
         assert!(e.message.contains("is stored in; change"), "{sql}: {e}");
     }
@@ -278,7 +322,10 @@ fn tables_created_and_filled_in_one_transaction() {
          INSERT INTO b VALUES (1, 2, 3); ALTER TABLE f RENAME TO g; INSERT INTO g VALUES ('b'); DROP TABLE b; COMMIT",
     );
     run(&one, "INSERT INTO g VALUES ('c')");
-    assert_eq!(log(&r), ["+t#1>1", "+f#1>'a'", "+b#1>1,2.0,3.0", "+g#2>'b'", "+g#3>'c'"]);
+    assert_eq!(
+        log(&r),
+        ["+t#1>1", "+f#1>'a'", "+b#1>1,2.0,3.0", "+g#2>'b'", "+g#3>'c'"]
+    );
     assert_eq!(r.log().len(), 9);
 }
 

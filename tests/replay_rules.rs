@@ -712,7 +712,10 @@ fn virtual_tables_come_and_go() {
     let o = sync(
         base,
         &[
-            &["ALTER TABLE ft RENAME TO ft2", "CREATE VIRTUAL TABLE f3 USING fts5(a)"],
+            &[
+                "ALTER TABLE ft RENAME TO ft2",
+                "CREATE VIRTUAL TABLE f3 USING fts5(a)",
+            ],
             &["DROP TABLE rt"],
         ],
         "",

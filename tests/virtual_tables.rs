@@ -6,7 +6,8 @@ mod support;
 use std::path::Path;
 
 use proptest::prelude::*;
-use support::{Remote, Replica, plain};
+use support::{Remote, Replica, options, plain, run};
+use turso_sync::engine::{ConflictPolicy, Resolution};
 
 /// Indexes that are written directly, and indexes that triggers on a table keep.
 const SCHEMA: &str = "
@@ -133,17 +134,51 @@ fn concurrent_changes_of_one_index_converge_in_both_orders() {
         );
         let order = if turned { [b, a] } else { [a, b] };
         converge(&remote, &order);
-        assert_eq!(rowids(&remote, "SELECT rowid AS r FROM ft ORDER BY rowid"), "1 3 10 11 20");
-        assert_eq!(rowids(&remote, "SELECT rowid AS r FROM ft('egg OR fig OR honey') ORDER BY rowid"), "1 10 11");
+        assert_eq!(
+            rowids(&remote, "SELECT rowid AS r FROM ft ORDER BY rowid"),
+            "1 3 10 11 20"
+        );
+        assert_eq!(
+            rowids(
+                &remote,
+                "SELECT rowid AS r FROM ft('egg OR fig OR honey') ORDER BY rowid"
+            ),
+            "1 10 11"
+        );
         let last = if turned { "grape from a" } else { "grape from b" };
         assert_eq!(rowids(&remote, "SELECT body AS r FROM ft WHERE rowid = 20"), last);
-        assert_eq!(rowids(&remote, "SELECT id AS r FROM box ORDER BY id"), "1 3 10 11");
-        assert_eq!(rowids(&remote, "SELECT title || body AS r FROM notes WHERE id = 1"), "unoegg");
+        assert_eq!(
+            rowids(&remote, "SELECT id AS r FROM box ORDER BY id"),
+            "1 3 10 11"
+        );
+        assert_eq!(
+            rowids(&remote, "SELECT title || body AS r FROM notes WHERE id = 1"),
+            "unoegg"
+        );
         assert_eq!(rowids(&remote, "SELECT rowid AS r FROM ext('uno AND egg')"), "1");
-        assert_eq!(rowids(&remote, "SELECT rowid AS r FROM ext('apple OR bread OR cheese')"), "");
-        let (five, other) = if turned { ("fig", "honey") } else { ("honey", "fig") };
-        assert_eq!(rowids(&remote, &format!("SELECT docid AS r FROM old WHERE old MATCH '{five}'")), "5");
-        assert_eq!(rowids(&remote, &format!("SELECT docid AS r FROM old WHERE old MATCH '{other}'")), "");
+        assert_eq!(
+            rowids(&remote, "SELECT rowid AS r FROM ext('apple OR bread OR cheese')"),
+            ""
+        );
+        let (five, other) = if turned {
+            ("fig", "honey")
+        } else {
+            ("honey", "fig")
+        };
+        assert_eq!(
+            rowids(
+                &remote,
+                &format!("SELECT docid AS r FROM old WHERE old MATCH '{five}'")
+            ),
+            "5"
+        );
+        assert_eq!(
+            rowids(
+                &remote,
+                &format!("SELECT docid AS r FROM old WHERE old MATCH '{other}'")
+            ),
+            ""
+        );
     }
 }
 
@@ -182,10 +217,19 @@ fn an_index_created_and_filled_offline_arrives_with_its_settings() {
         let conn = plain(path);
         let text = |sql: &str| -> String { conn.query_row(sql, [], |row| row.get(0)).unwrap() };
         assert_eq!(text("SELECT group_concat(x) FROM g('run')"), "running fast,runs");
-        assert_eq!(text("SELECT group_concat(typeof(x)) FROM g"), "text,null,blob,real,text");
+        assert_eq!(
+            text("SELECT group_concat(typeof(x)) FROM g"),
+            "text,null,blob,real,text"
+        );
         assert_eq!(text("SELECT v FROM g_config WHERE k = 'rank'"), "bm25(3.0)");
-        assert_eq!(text("SELECT group_concat(id) FROM (SELECT id FROM b WHERE x1 >= 1e30 ORDER BY id)"), "-5,5");
-        assert_eq!(text("SELECT hex(quote(x0)) FROM b WHERE id = 5"), text("SELECT hex(quote(x0)) FROM b WHERE id = 5"));
+        assert_eq!(
+            text("SELECT group_concat(id) FROM (SELECT id FROM b WHERE x1 >= 1e30 ORDER BY id)"),
+            "-5,5"
+        );
+        assert_eq!(
+            text("SELECT hex(quote(x0)) FROM b WHERE id = 5"),
+            text("SELECT hex(quote(x0)) FROM b WHERE id = 5")
+        );
         assert_eq!(text("SELECT x FROM e('apple')"), "apple");
         conn.execute_batch("INSERT INTO g(g) VALUES ('integrity-check'); INSERT INTO e(e, rank) VALUES ('integrity-check', 1)")
             .unwrap();
@@ -193,7 +237,10 @@ fn an_index_created_and_filled_offline_arrives_with_its_settings() {
     all[1].sql("DROP TABLE g; DROP TABLE b; DROP TABLE e");
     all[1].sync().unwrap();
     all[0].sync().unwrap();
-    assert_eq!(all[0].text("SELECT count(*) FROM sqlite_schema WHERE sql LIKE '%VIRTUAL%'"), "0");
+    assert_eq!(
+        all[0].text("SELECT count(*) FROM sqlite_schema WHERE sql LIKE '%VIRTUAL%'"),
+        "0"
+    );
 }
 
 #[test]
@@ -217,9 +264,14 @@ fn an_index_on_other_content_is_rebuilt_where_no_trigger_keeps_it() {
     }
     for path in [&remote.path, &all[0].path, &all[1].path] {
         let conn = plain(path);
-        conn.execute_batch("INSERT INTO f(f, rank) VALUES ('integrity-check', 1)").unwrap();
+        conn.execute_batch("INSERT INTO f(f, rank) VALUES ('integrity-check', 1)")
+            .unwrap();
         let found: String = conn
-            .query_row("SELECT group_concat(rowid) FROM f('egg OR date OR bread')", [], |row| row.get(0))
+            .query_row(
+                "SELECT group_concat(rowid) FROM f('egg OR date OR bread')",
+                [],
+                |row| row.get(0),
+            )
             .unwrap();
         assert_eq!(found, "1,2,3");
     }
@@ -236,8 +288,13 @@ fn a_local_repair_of_a_damaged_index_reaches_everybody() {
     all[0].sync().unwrap();
     all[1].sync().unwrap();
     for path in [&remote.path, &all[0].path, &all[1].path] {
-        plain(path).execute_batch("INSERT INTO f(f) VALUES ('integrity-check')").unwrap();
-        assert_eq!(plain(path).query_row("SELECT count(*) FROM f('bread')", [], |r| r.get::<_, i64>(0)), Ok(1));
+        plain(path)
+            .execute_batch("INSERT INTO f(f) VALUES ('integrity-check')")
+            .unwrap();
+        assert_eq!(
+            plain(path).query_row("SELECT count(*) FROM f('bread')", [], |r| r.get::<_, i64>(0)),
+            Ok(1)
+        );
     }
 }
 
@@ -256,6 +313,55 @@ fn what_the_remote_cannot_do_is_a_clear_error() {
     assert_eq!(all[1].text("SELECT y FROM f('a')"), "b");
 }
 
+#[test]
+fn a_conflict_takes_the_rows_of_its_transaction_along_and_back() {
+    let remote = Remote::start(&format!(
+        "{SCHEMA} CREATE TABLE u(id INTEGER PRIMARY KEY, e UNIQUE)"
+    ));
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = Replica::open(&dir.path().join("theirs.db"), &remote.url);
+    let mut opts = options(&dir.path().join("ours.db"), &remote.url);
+    opts.conflict_policy = ConflictPolicy::SetAside;
+    let ours = Replica::open_with(opts).unwrap();
+    ours.sql(
+        "INSERT INTO ft(body) VALUES ('apple'), ('bread'); INSERT INTO box VALUES (1, 0, 1, 0, 1, 'a'), (2, 0, 1, 0, 1, 'b');
+         INSERT INTO old(body) VALUES ('apple'), ('bread')",
+    );
+    converge(&remote, &[&ours, &theirs]);
+    let before = state(&remote.path);
+    theirs.sql("INSERT INTO u VALUES (1, 'taken')");
+    theirs.push().unwrap();
+    ours.sql(
+        "BEGIN; INSERT INTO u VALUES (2, 'taken'); INSERT INTO ft(body) VALUES ('cheese'); UPDATE ft SET body = 'fig' WHERE rowid = 1;
+         UPDATE box SET x1 = 5 WHERE id = 1; DELETE FROM box WHERE id = 2; DELETE FROM old WHERE docid = 2;
+         INSERT INTO ft(ft) VALUES ('rebuild'); COMMIT;
+         UPDATE box SET label = 'builds on it' WHERE id = 1",
+    );
+    assert_eq!(converge(&remote, &[&ours, &theirs]), before);
+    let conflicts = ours.engine.conflicts().unwrap();
+    assert_eq!(conflicts.len(), 2, "{conflicts:#?}");
+    theirs.sql("DELETE FROM u");
+    theirs.push().unwrap();
+    ours.sync().unwrap();
+    for conflict in conflicts {
+        run(
+            &ours.engine,
+            ours.engine.resolve_conflict(conflict.txn_id, Resolution::Retry),
+        )
+        .unwrap();
+    }
+    converge(&remote, &[&ours, &theirs]);
+    assert_eq!(
+        rowids(&remote, "SELECT rowid AS r FROM ft('fig OR cheese')"),
+        "1 3"
+    );
+    assert_eq!(
+        rowids(&remote, "SELECT label AS r FROM box WHERE x1 = 5"),
+        "builds on it"
+    );
+    assert_eq!(rowids(&remote, "SELECT docid AS r FROM old"), "1");
+}
+
 /// A step of a history: (client, what, row, word, word).
 type Step = (usize, u8, i64, usize, usize);
 
@@ -263,7 +369,9 @@ fn sql(step: Step) -> String {
     let (_, what, id, one, two) = step;
     let (one, two) = (WORDS[one], WORDS[two]);
     match what {
-        0 | 1 => format!("INSERT OR REPLACE INTO ft(rowid, title, body) VALUES ({id}, '{one}', '{two} {one}')"),
+        0 | 1 => {
+            format!("INSERT OR REPLACE INTO ft(rowid, title, body) VALUES ({id}, '{one}', '{two} {one}')")
+        }
         2 => format!("UPDATE ft SET title = '{one}', body = body || ' {two}' WHERE rowid = {id}"),
         3 => format!("DELETE FROM ft WHERE rowid = {id}"),
         4 => format!("INSERT INTO ft(title) VALUES ('{one}')"),
@@ -287,7 +395,9 @@ fn sql(step: Step) -> String {
              INSERT OR REPLACE INTO ft(rowid, body) VALUES ({id}, 'lost'); ROLLBACK TO s;
              INSERT INTO ft(body) VALUES ('{two}'); DELETE FROM notes WHERE id = {id}; COMMIT"
         ),
-        _ => format!("UPDATE ft SET rowid = rowid + 20 WHERE rowid = {id} AND NOT EXISTS (SELECT 1 FROM ft WHERE rowid = {id} + 20)"),
+        _ => format!(
+            "UPDATE ft SET rowid = rowid + 20 WHERE rowid = {id} AND NOT EXISTS (SELECT 1 FROM ft WHERE rowid = {id} + 20)"
+        ),
     }
 }
 

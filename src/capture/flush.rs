@@ -100,7 +100,11 @@ impl LogWriter {
     /// Why a statement that writes `written` is refused, if it is. To be asked when it is prepared.
     pub fn refusal(&mut self, written: &[Written]) -> Result<Option<String>> {
         let direct = |w: &&Written| w.trigger.is_none() && w.in_main;
-        if written.iter().filter(direct).all(|w| self.tables.is_ordinary(&w.table)) {
+        if written
+            .iter()
+            .filter(direct)
+            .all(|w| self.tables.is_ordinary(&w.table))
+        {
             return Ok(None);
         }
         if self.transaction.is_none() {

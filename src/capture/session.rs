@@ -183,7 +183,10 @@ impl Session {
             return Ok(());
         };
         // In a transaction that has not read yet, reading the schema would fix its snapshot.
-        if purpose.ddl.is_some() || purpose.written.is_empty() || !self.db.autocommit() && !self.db.is_reading() {
+        if purpose.ddl.is_some()
+            || purpose.written.is_empty()
+            || !self.db.autocommit() && !self.db.is_reading()
+        {
             return Ok(());
         }
         match self.hooks.as_internal(|| capture.log.refusal(&purpose.written))? {

@@ -15,7 +15,7 @@ use crate::capture::authorizer::Written;
 use crate::capture::buffer::{Buffer, Cell, RowChange, RowOp};
 use crate::capture::flush::{LogRow, LogWriter};
 use crate::capture::log::ChangeType;
-use crate::capture::module::{Content, VirtualKind, Module};
+use crate::capture::module::{Content, Module, VirtualKind};
 use crate::capture::sqlite::{Db, quoted};
 use crate::capture::table::{TableCache, TableInfo};
 use crate::error::{Category, Code, Error, Result};
@@ -119,12 +119,7 @@ pub(super) fn refusal(db: Db, tables: &mut TableCache, written: &[Written]) -> R
 }
 
 /// Logs the changes of virtual tables in `buffer`, made by one statement that writes `written`.
-pub(super) fn write_changes(
-    db: Db,
-    log: &mut LogWriter,
-    buffer: &Buffer,
-    written: &[Written],
-) -> Result<()> {
+pub(super) fn write_changes(db: Db, log: &mut LogWriter, buffer: &Buffer, written: &[Written]) -> Result<()> {
     let mut tables: Vec<(Arc<VirtualTable>, BTreeMap<String, usize>)> = Vec::new();
     let mut is_ordinary = Vec::new();
     for (index, name) in buffer.tables().iter().enumerate() {
@@ -370,11 +365,7 @@ impl Changes<'_> {
         let (old_auxiliary, new_auxiliary) = (auxiliary(old), auxiliary(new));
         let coordinates = match self.table.kind.module {
             Module::Fts5 | Module::Fts4 => return true,
-            Module::Rtree => self
-                .table
-                .columns
-                .len()
-                .saturating_sub(1 + new_auxiliary.len()),
+            Module::Rtree => self.table.columns.len().saturating_sub(1 + new_auxiliary.len()),
             // A bounding box in two dimensions.
             Module::Geopoly => 4,
         };

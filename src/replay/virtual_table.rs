@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params_from_iter};
 
 use crate::capture::log::{ChangeType, LogEntry};
-use crate::capture::module::{VirtualKind, Module};
+use crate::capture::module::{Module, VirtualKind};
 use crate::error::{Error, Result};
 use crate::record::{Value, decode};
 use crate::replay::table::{Column, Table, quote};
@@ -40,11 +40,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
 }
 
 /// The statements that carry `entry`, a change of the virtual table `table`.
-pub(super) fn statements(
-    table: &Table,
-    kind: VirtualKind,
-    entry: &LogEntry,
-) -> Result<Vec<ReplayStatement>> {
+pub(super) fn statements(table: &Table, kind: VirtualKind, entry: &LogEntry) -> Result<Vec<ReplayStatement>> {
     let name = quote(&table.name);
     let key = table.key_names.first().map(|key| quote(key)).unwrap_or_default();
     let number = Value::Integer(entry.rowid);
