@@ -6,8 +6,9 @@ mod support;
 use std::path::Path;
 
 use proptest::prelude::*;
-use support::{Remote, Replica, options, plain, run};
+use support::{Remote, Replica, drive, forward, options, plain, run};
 use turso_sync::engine::{ConflictPolicy, Resolution};
+use turso_sync::io::HttpRequest;
 
 /// Indexes that are written directly, and indexes that triggers on a table keep.
 const SCHEMA: &str = "
@@ -307,10 +308,29 @@ fn what_the_remote_cannot_do_is_a_clear_error() {
     all[0].push().unwrap();
     all[1].sql("CREATE VIRTUAL TABLE f USING fts5(x, y); INSERT INTO f VALUES ('a', 'b')");
     let e = all[1].push().unwrap_err();
-    assert!(e.message.contains("table f"), "{e}");
+    assert!(e.message.contains("the remote has another table named f"), "{e}");
     let e = all[1].pull().unwrap_err();
     assert!(e.message.contains("the remote has another table named f"), "{e}");
     assert_eq!(all[1].text("SELECT y FROM f('a')"), "b");
+}
+
+#[test]
+fn a_remote_without_the_module_is_a_clear_error() {
+    let remote = Remote::start("CREATE TABLE t(x)");
+    let dir = tempfile::tempdir().unwrap();
+    let r = Replica::open(&dir.path().join("r.db"), &remote.url);
+    r.sql("CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES ('apple')");
+    let e = drive(&r.engine, r.engine.push_changes_to_remote(), &mut |http, _| {
+        let body = String::from_utf8_lossy(&http.body).replace("USING fts5", "USING absent");
+        forward(&HttpRequest {
+            body: body.into(),
+            ..http.clone()
+        })
+    })
+    .unwrap_err();
+    assert!(e.message.contains("table f: no such module: absent"), "{e}");
+    assert!(e.message.contains("it stays pending"), "{e}");
+    assert_eq!(r.text("SELECT x FROM f('apple')"), "apple");
 }
 
 #[test]

@@ -68,11 +68,11 @@ impl Purpose {
     pub fn note(&mut self, action: Action<'_>) -> Result<(), String> {
         let first = action.first.unwrap_or("");
         match action.code {
-            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
-                if !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master") {
-                    self.counts_changes = true;
-                    self.note_written(first, action);
-                }
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
+                if !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master") =>
+            {
+                self.counts_changes = true;
+                self.note_written(first, action);
             }
             ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),

@@ -39,6 +39,8 @@ pub(super) struct Slot {
     kind: Kind,
     ddl: Option<Ddl>,
     written: Vec<Written>,
+    /// `written` is to be checked after the first step.
+    unchecked: bool,
     counts_changes: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
@@ -115,7 +117,12 @@ impl Session {
         };
         let purpose = self.hooks.purpose.take();
         let kind = self.kind(&statement, &purpose)?;
-        self.check_virtual_tables(kind, &purpose)?;
+        let to_check = kind == Kind::Write && purpose.ddl.is_none() && !purpose.written.is_empty();
+        // In a transaction that has not read yet, reading the schema would fix its snapshot.
+        let postponed = to_check && !self.db.autocommit() && !self.db.is_reading();
+        if to_check && !postponed {
+            self.check_written(&purpose.written)?;
+        }
         // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
         if let (Some(on), true) = (
             purpose.foreign_keys,
@@ -131,6 +138,7 @@ impl Session {
             counts_changes: writes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
             written: purpose.written,
+            unchecked: postponed,
             schema: None,
             active: false,
             has_row: false,
@@ -178,21 +186,23 @@ impl Session {
     }
 
     /// Refuses writes of virtual tables that could not be captured.
-    fn check_virtual_tables(&mut self, kind: Kind, purpose: &Purpose) -> Result<()> {
-        let Some(capture) = self.capture.as_mut().filter(|_| kind == Kind::Write) else {
+    fn check_written(&mut self, written: &[Written]) -> Result<()> {
+        let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
-        // In a transaction that has not read yet, reading the schema would fix its snapshot.
-        if purpose.ddl.is_some()
-            || purpose.written.is_empty()
-            || !self.db.autocommit() && !self.db.is_reading()
-        {
-            return Ok(());
-        }
-        match self.hooks.as_internal(|| capture.log.refusal(&purpose.written))? {
+        match self.hooks.as_internal(|| capture.log.refusal(written))? {
             Some(reason) => Err(refused(reason)),
             None => Ok(()),
         }
+    }
+
+    fn check_postponed(&mut self, id: usize) -> Result<()> {
+        let slot = self.slot(id)?;
+        if !std::mem::take(&mut slot.unchecked) {
+            return Ok(());
+        }
+        let written = slot.written.clone();
+        self.check_written(&written)
     }
 
     /// An error of SQLite with the authorizer's reason, if it was the authorizer.
@@ -354,7 +364,8 @@ impl Session {
         if self.capture.is_none() {
             return Ok(());
         }
-        if let Err(error) = self.flush(Some(id), !row) {
+        let captured = self.check_postponed(id);
+        if let Err(error) = captured.and_then(|()| self.flush(Some(id), !row)) {
             return Err(self.roll_back(id, error));
         }
         match kind {
