@@ -10,6 +10,7 @@
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer` | what is refused |
+//! | `ignored` | tables that stay local |
 //! | `log`, `state` | the local tables: change log, and what the replica knows about itself |
 //! | `sqlite` | the C interface |
 
@@ -19,6 +20,7 @@ mod connection;
 mod ddl;
 mod flush;
 mod hooks;
+mod ignored;
 pub mod log;
 pub(crate) mod module;
 mod outcome;
@@ -30,4 +32,6 @@ mod table;
 mod virtual_table;
 
 pub use connection::{Connection, Observer, OpenOptions};
+pub use ignored::IgnoredTables;
+pub(crate) use ignored::not_a_table;
 pub use statement::{Statement, Step, ValueType};

@@ -111,17 +111,18 @@ impl Session {
     /// Prepares the first statement of `sql`; returns its slot and the offset behind it.
     pub fn prepare(&mut self, sql: &str) -> Result<Option<(usize, usize)>> {
         self.hooks.purpose.replace(Purpose::default());
-        let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e))?;
-        let (Some(statement), used) = prepared else {
+        let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e));
+        let purpose = self.hooks.purpose.take();
+        let (Some(statement), used) = prepared? else {
             return Ok(None);
         };
-        let purpose = self.hooks.purpose.take();
+        self.check_writes(&purpose)?;
         let kind = self.kind(&statement, &purpose)?;
         let to_check = kind == Kind::Write && purpose.ddl.is_none() && !purpose.written.is_empty();
         // In a transaction that has not read yet, reading the schema would fix its snapshot.
         let postponed = to_check && !self.db.autocommit() && !self.db.is_reading();
         if to_check && !postponed {
-            self.check_written(&purpose.written)?;
+            self.check_virtual(&purpose.written)?;
         }
         // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
         if let (Some(on), true) = (
@@ -172,8 +173,8 @@ impl Session {
         if statement.is_readonly() {
             return Ok(Kind::Read);
         }
-        if purpose.ddl.as_ref().is_some_and(|ddl| ddl.kind == DdlKind::Alter) {
-            check_new_name(&statement.sql()).map_err(refused)?;
+        if let Some(ddl) = purpose.ddl.as_ref().filter(|ddl| ddl.kind == DdlKind::Alter) {
+            check_new_name(&statement.sql(), &ddl.name, &self.hooks.ignored).map_err(refused)?;
         }
         match vacuum(&statement.sql()) {
             None => Ok(Kind::Write),
@@ -186,7 +187,7 @@ impl Session {
     }
 
     /// Refuses writes of virtual tables that could not be captured.
-    fn check_written(&mut self, written: &[Written]) -> Result<()> {
+    fn check_virtual(&mut self, written: &[Written]) -> Result<()> {
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -202,7 +203,16 @@ impl Session {
             return Ok(());
         }
         let written = slot.written.clone();
-        self.check_written(&written)
+        self.check_virtual(&written)
+    }
+
+    /// Refuses what a statement must not do to ignored tables.
+    fn check_writes(&self, purpose: &Purpose) -> Result<()> {
+        if purpose.writes.is_empty() {
+            return Ok(());
+        }
+        let check = || purpose.writes.check(self.db, &self.hooks.ignored);
+        self.hooks.as_internal(check)
     }
 
     /// An error of SQLite with the authorizer's reason, if it was the authorizer.
@@ -260,6 +270,13 @@ impl Session {
             Err(e) => Err(e),
         };
         let counted = self.counted_since(total);
+        // After a change of the schema SQLite prepares statements anew.
+        if !self.hooks.purpose.borrow().writes.is_empty() {
+            let purpose = self.hooks.purpose.take();
+            if let Err(error) = self.check_writes(&purpose) {
+                return Err(self.roll_back(id, error));
+            }
+        }
         let row = match outcome {
             Ok(row) => row,
             Err(error) => return Err(self.failed(id, kind, error, counted)),
@@ -354,6 +371,9 @@ impl Session {
             Snapshot::take(db).map(Some)
         });
         capture.implicit |= was_autocommit && !db.autocommit();
+        if was_autocommit {
+            hooks.changed_uncaptured.set(false);
+        }
         capture.writers += 1;
         self.set_active(id, true)?;
         self.slot(id)?.schema = snapshot?;
@@ -437,7 +457,7 @@ impl Session {
                     capture
                         .log
                         .write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
-                    finished.write(db, &mut capture.log)
+                    finished.write(db, &mut capture.log, &hooks.ignored)
                 }
                 (
                     _,
@@ -552,7 +572,8 @@ impl Session {
             return Ok(Some(false));
         };
         if hooks.buffer.borrow().is_empty() {
-            return Ok(Some(false));
+            // Rows that nobody captured: what SQLite has kept of them is right.
+            return Ok(Some(hooks.changed_uncaptured.get() && !is_ddl));
         }
         let mut kept = Some(false);
         if !db.autocommit() && !is_ddl {
