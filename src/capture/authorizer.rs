@@ -15,7 +15,7 @@ pub(super) struct Action<'a> {
     pub first: Option<&'a str>,
     pub second: Option<&'a str>,
     pub schema: Option<&'a str>,
-    /// The innermost trigger or view that is responsible.
+    /// The innermost trigger or view that acts.
     pub trigger: Option<&'a str>,
 }
 
@@ -40,6 +40,16 @@ pub(super) struct Ddl {
     pub ignored: bool,
 }
 
+/// That a statement may change rows of a table or view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub table: String,
+    /// It is in the main schema.
+    pub in_main: bool,
+    /// The trigger that does it; `None` if it is the statement itself.
+    pub trigger: Option<String>,
+}
+
 /// What the statement being prepared does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Purpose {
@@ -57,6 +67,8 @@ pub(super) struct Purpose {
     pub recursive_triggers: bool,
     /// What it does to rows of the main schema.
     pub work: Work,
+    /// Tables and views that it writes.
+    pub written: Vec<Written>,
     pub writes: Writes,
     temp_trigger: bool,
 }
@@ -66,9 +78,11 @@ impl Purpose {
     pub fn note(&mut self, action: Action<'_>, ignored: &IgnoredTables) -> Result<(), String> {
         let first = action.first.unwrap_or("");
         match action.code {
-            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
-                self.counts_changes |=
-                    !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master");
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
+                if !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master") =>
+            {
+                self.counts_changes = true;
+                self.note_written(first, action);
             }
             ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
@@ -114,6 +128,19 @@ impl Purpose {
                 trigger: action.trigger.map(str::to_owned),
                 table: table.to_owned(),
                 column: column.to_owned(),
+            });
+        }
+    }
+
+    fn note_written(&mut self, table: &str, action: Action<'_>) {
+        let in_main = action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main"));
+        let is_known =
+            |w: &Written| w.table == table && w.in_main == in_main && w.trigger.as_deref() == action.trigger;
+        if !self.written.iter().any(is_known) {
+            self.written.push(Written {
+                table: table.to_owned(),
+                in_main,
+                trigger: action.trigger.map(str::to_owned),
             });
         }
     }

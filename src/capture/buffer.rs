@@ -189,6 +189,14 @@ impl Buffer {
         self.bytes.get(start..start + len).unwrap_or(&[])
     }
 
+    /// The bytes of a text or blob; none for other values.
+    pub fn bytes(&self, cell: Cell) -> &[u8] {
+        match cell {
+            Cell::Text(start, len) | Cell::Blob(start, len) => self.slice(start, len),
+            _ => &[],
+        }
+    }
+
     /// Appends `cell` to a record.
     pub fn encode(&self, cell: Cell, record: &mut RecordBuilder) {
         match cell {

@@ -2,11 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::capture::authorizer::Written;
 use crate::capture::buffer::{Buffer, RowChange, RowOp};
 use crate::capture::log::ChangeType;
 use crate::capture::programs::{Place, Run};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::table::{TableCache, TableInfo};
+use crate::capture::virtual_table;
 use crate::error::Result;
 use crate::record::RecordBuilder;
 
@@ -16,8 +18,6 @@ struct Transaction {
     id: i64,
     next_change: i64,
     time: i64,
-    /// Smallest depth of a shadow table's change so far.
-    shadow_depth: Option<i64>,
 }
 
 /// A log row that is ready to be written.
@@ -39,8 +39,6 @@ pub(super) enum Depth<'a> {
     Redone(Run<'a>),
     /// As SQLite reports it.
     Exact,
-    /// Virtual tables wrote late what earlier statements of the transaction made them write.
-    Late,
 }
 
 /// The writing side of the change log on one connection.
@@ -94,10 +92,26 @@ impl LogWriter {
             id: next_change,
             next_change,
             time,
-            shadow_depth: None,
         };
         self.transaction = Some(transaction);
         Ok(transaction)
+    }
+
+    /// Why a statement that writes `written` is refused, if it is. To be asked when it is prepared.
+    pub fn refusal(&mut self, written: &[Written]) -> Result<Option<String>> {
+        let direct = |w: &&Written| w.trigger.is_none() && w.in_main;
+        if written
+            .iter()
+            .filter(direct)
+            .all(|w| self.tables.is_ordinary(&w.table))
+        {
+            return Ok(None);
+        }
+        if self.transaction.is_none() {
+            let cookie = read_integer(&mut self.cookie)?;
+            self.tables.validate(cookie);
+        }
+        virtual_table::refusal(self.db, &mut self.tables, written)
     }
 
     /// True if the main schema has virtual tables; the write lock must be held.
@@ -129,65 +143,49 @@ impl LogWriter {
         insert.run()
     }
 
-    /// Writes all changes of `buffer` that `wanted` accepts by their table.
+    /// Writes all changes of `buffer` that `wanted` accepts by their table. True if there are others in what virtual
+    /// tables are stored in; those are left to [`super::virtual_table`].
     pub fn write_changes(
         &mut self,
         buffer: &Buffer,
         depth: Depth<'_>,
         wanted: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.transaction()?;
         let mut infos = Vec::new();
+        let mut has_storage = false;
         for table in buffer.tables() {
-            infos.push(if wanted(table) {
-                Some(self.tables.get(self.db, table)?)
-            } else {
-                None
-            });
+            let info = match wanted(table) {
+                true => Some(self.tables.get(self.db, table)?),
+                false => None,
+            };
+            let is_storage = info.as_ref().is_some_and(|info| info.storage.is_some());
+            has_storage |= is_storage;
+            infos.push(info.filter(|_| !is_storage));
         }
         let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
-        let is_ordinary = |info: Option<&TableInfo>| info.is_some_and(|info| !info.shadow);
-        let by_trigger = buffer.changes().iter().any(|c| is_ordinary(info_of(c)));
         let places = match depth {
             Depth::Redone(run) if !buffer.marks().is_empty() => {
                 let triggers = self.tables.triggers(self.db)?;
                 run.places(buffer, &triggers, |table| {
-                    is_ordinary(infos.get(table).and_then(|info| info.as_deref()))
+                    infos.get(table).is_some_and(Option::is_some)
                 })
             }
             _ => Vec::new(),
         };
         for (i, change) in buffer.changes().iter().enumerate() {
             let Some(info) = info_of(change) else { continue };
-            let mut place = match (places.get(i), depth) {
+            let place = match (places.get(i), depth) {
                 (Some(place), _) => place.clone(),
                 (None, Depth::Redone(run)) => run.place(change),
-                (None, _) => Place {
+                (None, Depth::Exact) => Place {
                     depth: i64::from(change.depth),
                     ..Place::default()
                 },
             };
-            if info.shadow {
-                place.depth = self.shadow_depth(depth, by_trigger);
-            }
             self.write_change(buffer, change, info, depth, &place)?;
         }
-        Ok(())
-    }
-
-    /// Depth of a shadow table's change. SQLite reports 0, because virtual tables write with statements of their own.
-    /// Beside changes of ordinary tables it was a trigger that wrote the virtual table.
-    fn shadow_depth(&mut self, depth: Depth<'_>, by_trigger: bool) -> i64 {
-        let Some(transaction) = &mut self.transaction else {
-            return 0;
-        };
-        let so_far = transaction.shadow_depth;
-        if let (Depth::Late, Some(depth)) = (depth, so_far) {
-            return depth;
-        }
-        let depth = i64::from(by_trigger);
-        transaction.shadow_depth = Some(so_far.map_or(depth, |d| d.min(depth)));
-        depth
+        Ok(has_storage)
     }
 
     fn write_change(

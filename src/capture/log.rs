@@ -90,8 +90,15 @@ impl ChangeType {
 /// | DROP (table `sqlite_schema`) | (type, name, tbl_name, rootpage, sql) | | |
 /// | ALTER (table `sqlite_schema`) | old schema row | new schema row | flags 0,0,0,0,1, then NULL x 4 and the text of the ALTER statement |
 ///
+/// | row of a virtual table | old row, if FTS5 keeps it | new row | |
+/// | command to a virtual table | | | its text and argument, both as written with `INSERT INTO x(x, rank)` |
+///
+/// Of virtual tables (full text, R*Tree, Geopoly) each row that a statement has changed has one entry; what they are
+/// stored in has none, nor has what triggers did to them. Statements on a full-text table with external content have
+/// the command `rebuild` (`delete-all` if nothing is left) in place of rows; settings of FTS5 are commands, too.
+///
 /// Records hold all columns of `SELECT *` order except generated ones (virtual *and* stored); an INTEGER PRIMARY
-/// KEY holds its value.
+/// KEY holds its value. A record of an FTS4 table with `languageid` has the language as the last column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEntry {
     /// Strictly increasing, never reused once it has been committed, not dense.

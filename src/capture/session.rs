@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rusqlite::ffi;
 
-use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, check_new_name, vacuum};
+use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_new_name, vacuum};
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
@@ -15,6 +15,7 @@ use crate::capture::outcome;
 use crate::capture::programs::{Run, Work};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::statement::Step;
+use crate::capture::virtual_table;
 use crate::error::{Category, Code, Error, Result};
 
 /// What a statement means for capture.
@@ -37,6 +38,9 @@ pub(super) struct Slot {
     statement: Option<RawStatement>,
     kind: Kind,
     ddl: Option<Ddl>,
+    written: Vec<Written>,
+    /// `written` is to be checked after the first step.
+    unchecked: bool,
     counts_changes: bool,
     work: Work,
     /// PRAGMA recursive_triggers.
@@ -123,6 +127,12 @@ impl Session {
         };
         self.check_writes(&purpose)?;
         let kind = self.kind(&statement, &purpose)?;
+        let to_check = kind == Kind::Write && purpose.ddl.is_none() && !purpose.written.is_empty();
+        // In a transaction that has not read yet, reading the schema would fix its snapshot.
+        let postponed = to_check && !self.db.autocommit() && !self.db.is_reading();
+        if to_check && !postponed {
+            self.check_virtual(&purpose.written)?;
+        }
         // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
         if let (Some(on), true) = (
             purpose.foreign_keys,
@@ -130,14 +140,18 @@ impl Session {
         ) {
             self.db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
         }
+        // A virtual table that is used first prepares writes of its own, also for a SELECT.
+        let writes = purpose.counts_changes && !statement.is_readonly();
         let slot = Slot {
             statement: Some(statement),
             kind,
-            counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
+            counts_changes: writes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
             work: purpose.work,
             sets_recursion: purpose.recursive_triggers,
             recursive: false,
+            written: purpose.written,
+            unchecked: postponed,
             schema: None,
             active: false,
             has_row: false,
@@ -182,6 +196,26 @@ impl Session {
                  remote database, or use VACUUM INTO for a compact copy",
             )),
         }
+    }
+
+    /// Refuses writes of virtual tables that could not be captured.
+    fn check_virtual(&mut self, written: &[Written]) -> Result<()> {
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(());
+        };
+        match self.hooks.as_internal(|| capture.log.refusal(written))? {
+            Some(reason) => Err(refused(reason)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_postponed(&mut self, id: usize) -> Result<()> {
+        let slot = self.slot(id)?;
+        if !std::mem::take(&mut slot.unchecked) {
+            return Ok(());
+        }
+        let written = slot.written.clone();
+        self.check_virtual(&written)
     }
 
     /// Refuses what a statement must not do to ignored tables.
@@ -376,7 +410,8 @@ impl Session {
         if self.capture.is_none() {
             return Ok(());
         }
-        if let Err(error) = self.flush(Some(id), !row) {
+        let captured = self.check_postponed(id);
+        if let Err(error) = captured.and_then(|()| self.flush(Some(id), !row)) {
             return Err(self.roll_back(id, error));
         }
         match kind {
@@ -416,7 +451,7 @@ impl Session {
     }
 
     /// Writes the changes that statement `id` has buffered, and its schema change if it is DDL and `done`. Without
-    /// a statement the changes are late ones of virtual tables.
+    /// a statement the changes are those that virtual tables have stored late.
     fn flush(&mut self, id: Option<usize>, done: bool) -> Result<()> {
         let slot = id.and_then(|id| self.slots.get_mut(id)).and_then(Option::as_mut);
         let before = slot.filter(|_| done).and_then(|slot| slot.schema.take());
@@ -465,15 +500,24 @@ impl Session {
                         kind: Kind::Write,
                         work,
                         recursive,
+                        written,
                         ..
                     }),
                 ) => {
                     let recursive = *recursive;
                     let depth = Depth::Redone(Run { work, recursive });
-                    capture.log.write_changes(&buffer, depth, |_| true)
+                    let log = &mut capture.log;
+                    match log.write_changes(&buffer, depth, |_| true)? {
+                        true => virtual_table::write_changes(db, log, &buffer, written),
+                        false => Ok(()),
+                    }
                 }
-                // SAVEPOINT and COMMIT change nothing themselves.
-                _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
+                // SAVEPOINT and COMMIT change nothing themselves, but virtual tables store then what they have in
+                // memory.
+                _ => capture
+                    .log
+                    .write_changes(&buffer, Depth::Exact, |_| true)
+                    .map(|_| ()),
             }
         };
         let result = hooks.as_internal(|| hooks.counters.hiding(db, write));

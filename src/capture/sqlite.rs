@@ -97,8 +97,17 @@ impl Db {
 
     /// True if this connection holds the write lock of the main file.
     pub fn is_writing(self) -> bool {
+        self.transaction_state() == ffi::SQLITE_TXN_WRITE
+    }
+
+    /// True if this connection holds a snapshot of the main file.
+    pub fn is_reading(self) -> bool {
+        self.transaction_state() != ffi::SQLITE_TXN_NONE
+    }
+
+    fn transaction_state(self) -> c_int {
         // SAFETY: the handle is open and the name a literal.
-        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
+        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) }
     }
 
     /// Rows changed by the last statement, SQLite's own figure.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::capture::buffer::{Buffer, Cell};
 use crate::capture::programs::Triggers;
 use crate::capture::sqlite::{Db, quoted};
+use crate::capture::virtual_table::VirtualTable;
 use crate::error::Result;
 use crate::record::{RecordBuilder, Value};
 
@@ -28,12 +29,16 @@ pub(super) struct TableInfo {
     /// No column needs any treatment.
     plain: bool,
     pub without_rowid: bool,
-    /// Belongs to a virtual table, whose module writes it.
-    pub shadow: bool,
     /// It may have DELETE triggers.
     pub delete_triggers: bool,
     /// It may have UPDATE OF triggers.
     pub update_of_triggers: bool,
+    /// Set if it is an ordinary table, that is, no view and no virtual table.
+    pub ordinary: bool,
+    /// Set for a virtual table of a known module, and for what such a table is stored in.
+    pub virtual_table: Option<Arc<VirtualTable>>,
+    /// The table is what [`Self::virtual_table`] stores under this ending of the name.
+    pub storage: Option<String>,
     /// The INTEGER PRIMARY KEY, if there is one.
     pub rowid_column: Option<String>,
 }
@@ -61,13 +66,15 @@ impl TableInfo {
         }
         info.plain = info.columns.iter().all(|c| !c.generated && !c.real);
         let mut kind = db.prepare(
-            "SELECT wr, type = 'shadow', EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
+            "SELECT wr, type, EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
              FROM pragma_table_list(?1) WHERE schema = 'main'",
         )?;
         kind.bind(1, &name)?;
         if kind.step()? {
             info.without_rowid = kind.integer(0) != 0;
-            info.shadow = kind.integer(1) != 0;
+            let kind_name = kind.text(1);
+            info.load_virtual(db, table, &kind_name)?;
+            info.ordinary = kind_name == "table" || kind_name == "shadow" && info.storage.is_none();
             // A rowid table's key that needs no index of its own is an alias of the rowid.
             if declared_integer && !info.without_rowid && kind.integer(2) == 0 {
                 let key = info.columns.iter().find(|c| c.key == 1);
@@ -84,6 +91,19 @@ impl TableInfo {
             info.update_of_triggers = triggers.integer(1) != 0;
         }
         Ok(info)
+    }
+
+    fn load_virtual(&mut self, db: Db, table: &str, kind: &str) -> Result<()> {
+        match (kind, table.rsplit_once('_')) {
+            ("virtual", _) => self.virtual_table = VirtualTable::load(db, table)?.map(Arc::new),
+            ("shadow", Some((owner, part))) => {
+                self.virtual_table = VirtualTable::load(db, owner)?.map(Arc::new);
+                // Of modules not known here the stored rows are all there is to capture.
+                self.storage = self.virtual_table.as_ref().map(|_| part.to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The cells of `row` as `SELECT` would show them, generated columns left out.
@@ -188,6 +208,11 @@ impl TableCache {
         let triggers = Arc::new(Triggers::load(db)?);
         self.triggers = Some(Arc::clone(&triggers));
         Ok(triggers)
+    }
+
+    /// True if `table` is known, and an ordinary table.
+    pub fn is_ordinary(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|info| info.ordinary)
     }
 
     /// The description of `table`.

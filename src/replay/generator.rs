@@ -11,7 +11,7 @@ use crate::record::{Value, decode};
 use crate::replay::replaced::Replaced;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::Slots;
-use crate::replay::{Purpose, ReplayStatement};
+use crate::replay::{Purpose, ReplayStatement, virtual_table};
 
 /// Statement texts kept per table; more than that (many different masks) and they are made anew.
 const TEXTS_PER_TABLE: usize = 256;
@@ -46,9 +46,11 @@ pub(super) struct RowChange {
 }
 
 impl RowChange {
-    /// Decodes `entry`, whose records have the layout of `table`.
+    /// Decodes `entry`, whose records have the layout of `table`. Of a virtual table's row the images may be unknown,
+    /// and there is no mask.
     pub(super) fn decode(table: &Table, entry: &LogEntry) -> Result<RowChange> {
         let width = table.columns.len();
+        let is_virtual = table.virtual_kind.is_some();
         let bad = |what: &str| {
             Error::corrupt(format!(
                 "change {} of table {} in the change log: {what}",
@@ -58,7 +60,7 @@ impl RowChange {
         let row = |record: &Option<Vec<u8>>, wanted: bool| -> Result<Vec<Value>> {
             let values = match record {
                 Some(record) if wanted => decode(record)?,
-                None if wanted => return Err(bad("a row image is missing")),
+                None if wanted && !is_virtual => return Err(bad("a row image is missing")),
                 _ => return Ok(Vec::new()),
             };
             if values.len() != width {
@@ -69,6 +71,7 @@ impl RowChange {
         let before = row(&entry.before, entry.change_type != ChangeType::Insert)?;
         let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
         let mask = match &entry.updates {
+            _ if is_virtual => Vec::new(),
             _ if entry.change_type != ChangeType::Update => Vec::new(),
             None => vec![Set::New; width],
             Some(updates) => {
@@ -192,6 +195,9 @@ impl Generator {
         let table = self
             .find_table(conn, &entry.table)?
             .ok_or_else(|| no_such_table(&entry.table))?;
+        if let Some(kind) = table.virtual_kind {
+            return virtual_table::statements(&table, kind, entry);
+        }
         let change = RowChange::decode(&table, entry)?;
         self.row_change(&table, entry, &change)
     }

@@ -18,6 +18,9 @@
 //! the log that the new base carries. A push cannot decide anything, because later changes may refer to the row:
 //! it sends *guards* ([`Purpose::Guard`]) that fail the transaction, and the engine pulls before it pushes again.
 //!
+//! A row of a virtual table (full text, R*Tree) is known by its number alone: inserts and updates replace the whole row,
+//! the last push wins. See [`LogEntry`] for what the log has of them.
+//!
 //! Changes that triggers made are not replayed, because the triggers of the other side redo them; changes that
 //! foreign-key actions made are, because foreign keys are off in both executors. So that the other side's triggers fire as
 //! they fired here, a REPLACE travels as one where it fired no DELETE triggers, and an update names the columns that
@@ -47,6 +50,7 @@ mod table;
 mod touched;
 mod transactions;
 mod values;
+mod virtual_table;
 
 use std::sync::Arc;
 

@@ -117,6 +117,11 @@ impl Net {
     fn row(&mut self, entry: &LogEntry) -> Result<()> {
         let table = self.tables.find_table(&self.local, &entry.table)?;
         let table = table.ok_or_else(|| no_such_table(&entry.table))?;
+        if table.virtual_kind.is_some() {
+            let entry = entry.clone();
+            self.slots.push(Slot { entry, change: None });
+            return Ok(());
+        }
         let change = RowChange::decode(&table, entry)?;
         // By a foreign-key action, which nothing redoes: as if the user had done it.
         let entry = LogEntry {

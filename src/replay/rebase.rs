@@ -17,7 +17,7 @@ use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::touched::Touched;
 use crate::replay::values::{Bound, from_column};
-use crate::replay::{Progress, Purpose, ReplayStatement, Transactions, conflict, is_internal};
+use crate::replay::{Progress, Purpose, ReplayStatement, Transactions, conflict, is_internal, virtual_table};
 
 /// What a rebase did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +136,8 @@ fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
         }
     }
     let is_virtual = |row: &&SchemaRow| row.sql.starts_with("CREATE VIRTUAL");
-    let (first, rest): (Vec<_>, Vec<_>) = tables.values().partition(is_virtual);
-    mirror_of(first.into_iter().chain(rest))
+    let (virtual_tables, rest): (Vec<_>, Vec<_>) = tables.values().partition(is_virtual);
+    mirror_of(rest.into_iter().chain(virtual_tables))
 }
 
 /// Where rows without a key have got to. Rows that kept their rowid are not in here.
@@ -458,6 +458,9 @@ impl<'a> Rebase<'a> {
         let local = local.ok_or_else(|| no_such_table(&entry.table))?;
         let table = self.generator.find_table(self.scratch, &entry.table)?;
         let table = table.ok_or_else(|| conflict(entry, "the table no longer exists on the remote"))?;
+        if virtual_table::replay(self.scratch, &local, &table, entry)? {
+            return Ok(Some(entry.clone()));
+        }
         let original = RowChange::decode(&local, entry)?;
         let mut change = original.clone();
         if !local.same_layout(&table) {

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::capture::module::VirtualKind;
 use crate::error::{Category, Code, Error, Result};
 use crate::record::Value;
+use crate::replay::virtual_table;
 
 /// A column whose values are in the records of the log, that is, one that is not generated.
 #[derive(Debug, Clone)]
@@ -68,6 +70,8 @@ pub(super) struct Table {
     /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`); statements must override that.
     pub own_conflict_clause: bool,
     pub foreign_keys: Vec<ForeignKey>,
+    /// Set for a virtual table; its rows are known by their number alone.
+    pub virtual_kind: Option<VirtualKind>,
 }
 
 impl Table {
@@ -76,6 +80,9 @@ impl Table {
         let Some((name, sql)) = schema_row(conn, name)? else {
             return Ok(None);
         };
+        if let Some(kind) = VirtualKind::parse(&sql) {
+            return virtual_table::load(conn, name, kind).map(Some);
+        }
         let mut columns = Vec::new();
         let mut key = Vec::new();
         let mut names = Vec::new();
@@ -135,6 +142,7 @@ impl Table {
             has_triggers,
             delete_triggers,
             update_of_triggers,
+            virtual_kind: None,
         }))
     }
 
