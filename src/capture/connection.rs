@@ -256,7 +256,8 @@ impl Shared {
         let free = self
             .busy
             .compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
-        free.is_ok().then_some(Guard(self))
+        // Not `then_some`: a guard that is made and dropped gives the lock back, which is somebody else's.
+        free.is_ok().then(|| Guard(self))
     }
 
     fn guard(&self) -> Result<Guard<'_>> {
@@ -327,5 +328,28 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let _ = self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_too_late_does_not_give_the_lock_back() {
+        let options = OpenOptions {
+            capture: false,
+            read_only: false,
+            observer: None,
+            ignored: Default::default(),
+        };
+        let connection = Connection::open(":memory:", options).unwrap();
+        let holder = connection.shared.try_lock().unwrap();
+        for _ in 0..3 {
+            let e = connection.shared.guard().map(drop).unwrap_err();
+            assert_eq!(e.code, Code::Misuse);
+        }
+        drop(holder);
+        connection.execute_batch("SELECT 1").unwrap();
     }
 }
