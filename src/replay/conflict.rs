@@ -3,7 +3,7 @@
 use rusqlite::ffi;
 
 use crate::capture::log::{ChangeType, LogEntry};
-use crate::error::{Code, Error};
+use crate::error::{Category, Code, Error};
 
 /// What a sync operation does about a transaction that the other side does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -266,6 +266,17 @@ pub(super) fn is_verdict(error: &Error) -> bool {
         )
     };
     error.sqlite_code.is_some_and(judged)
+}
+
+/// `error` as a conflict, if SQLite has judged the statement.
+pub(super) fn judged(error: Error) -> Error {
+    match is_verdict(&error) {
+        true => Error {
+            code: Code::Constraint,
+            ..error.categorized(Category::Conflict)
+        },
+        false => error,
+    }
 }
 
 /// True if repeating the request later may help: the remote is busy, full or broken, and did not judge the change.
