@@ -545,3 +545,73 @@ impl Two {
         )
     }
 }
+
+/// The request with the changes gets lost on its way; returns it, so that it can arrive later.
+fn lose_push(replica: &Replica) -> HttpRequest {
+    let mut lost = None;
+    let engine = &replica.engine;
+    drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
+        if !String::from_utf8_lossy(&http.body).contains("COMMIT") {
+            return forward(http);
+        }
+        lost = Some(http.clone());
+        Err("the network is down".into())
+    })
+    .unwrap_err();
+    lost.unwrap()
+}
+
+#[test]
+fn a_request_that_arrives_late_does_not_bring_back_what_was_decided() {
+    let schema = &format!("{SCHEMA} CREATE TABLE bag (x);");
+    let two = two_with(schema, ConflictPolicy::SetAside);
+    two.ours
+        .sql("BEGIN; INSERT INTO bag VALUES ('mine'); INSERT INTO u VALUES (10, 'taken', 'ours'); COMMIT");
+    two.ours.sql("INSERT INTO bag VALUES ('second')");
+    let late = lose_push(&two.ours);
+    two.theirs("INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    // Nobody knows what has become of the request: a pull alone must not decide anything.
+    let e = two.ours.pull().unwrap_err();
+    assert!(e.retryable && e.message.contains("push first"), "{e:?}");
+    two.ours.sync().unwrap();
+    let conflict = two.only_conflict();
+    two.theirs("DELETE FROM u WHERE id = 50");
+    let before = two.remote.tables();
+    // Now nothing would be in its way.
+    forward(&late).unwrap();
+    assert_eq!(two.remote.tables(), before);
+    two.settle();
+    two.resolve(&conflict, Resolution::Retry).unwrap();
+    two.settle();
+    assert_eq!(
+        two.remote_text("SELECT group_concat(x) FROM (SELECT x FROM bag ORDER BY x)"),
+        "mine,second"
+    );
+}
+
+#[test]
+fn a_request_that_arrives_between_refusal_and_decision_counts() {
+    let schema = &format!("{SCHEMA} CREATE TABLE bag (x);");
+    let two = two_with(schema, ConflictPolicy::SetAside);
+    two.ours
+        .sql("BEGIN; INSERT INTO bag VALUES ('mine'); INSERT INTO u VALUES (10, 'taken', 'ours'); COMMIT");
+    let late = lose_push(&two.ours);
+    two.theirs("INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    let engine = &two.ours.engine;
+    let mut requests = 0;
+    drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
+        let answer = forward(http);
+        if String::from_utf8_lossy(&http.body).contains("COMMIT") {
+            requests += 1;
+            if requests == 1 {
+                two.theirs("DELETE FROM u WHERE id = 50");
+                forward(&late).unwrap();
+            }
+        }
+        answer
+    })
+    .unwrap();
+    assert_eq!(two.conflicts(), []);
+    two.settle();
+    assert_eq!(two.remote_text("SELECT count(*) FROM bag"), "1");
+}

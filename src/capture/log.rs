@@ -20,6 +20,9 @@ pub const WATERMARK_TABLE: &str = "turso_sync_last_change_id";
 /// Name in [`STATE_TABLE`] below which change ids are used up, although their rows may be gone.
 pub const CHANGE_FLOOR: &str = "change_floor";
 
+/// Beginning of names in [`STATE_TABLE`]; the name of a table follows that was ignored when it was made or last pulled.
+pub const IGNORED_MARK: &str = "ignored table ";
+
 /// Tables that exist only in the replica and never travel.
 pub const LOCAL_TABLES: [&str; 4] = [LOG_TABLE, LOG_VERSION_TABLE, STATE_TABLE, CONFLICT_TABLE];
 

@@ -36,8 +36,8 @@ pub use crate::replay::{
     Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Resolution,
 };
 
-use crate::capture::Connection;
 use crate::capture::state::{self, ReplicaState};
+use crate::capture::{Connection, IgnoredTables};
 use crate::error::{Error, Result};
 use crate::io::{Operation, SyncEngineIo, SyncEngineIoQueue};
 use crate::pages::{BaseHealth, BaseState, PageStore};
@@ -76,6 +76,7 @@ impl Environment for SystemEnvironment {
 
 struct Inner {
     opts: DatabaseSyncEngineOpts,
+    ignored: IgnoredTables,
     files: Files,
     environment: Box<dyn Environment>,
     queue: SyncEngineIoQueue,
@@ -113,6 +114,7 @@ impl DatabaseSyncEngine {
     /// Like [`new`](Self::new), with time and chance of the caller's making.
     pub fn with_environment(opts: DatabaseSyncEngineOpts, environment: Box<dyn Environment>) -> Result<Self> {
         opts.validate()?;
+        let ignored = IgnoredTables::new(&opts.tables_ignore)?;
         let main = PathBuf::from(&opts.path);
         let files = Files {
             info: format!("{}-info", opts.path),
@@ -123,6 +125,7 @@ impl DatabaseSyncEngine {
             lock: SyncLock::new(files.beside("-lock")),
             store: PageStore::new(&files.main, &files.beside("-wal-revert")),
             opts,
+            ignored,
             files,
             environment,
             queue: SyncEngineIoQueue::default(),
@@ -306,6 +309,7 @@ impl Inner {
         self.require_open()?;
         let options = crate::capture::OpenOptions {
             capture: true,
+            ignored: self.ignored.clone(),
             read_only: false,
             observer: Some(Arc::new(maintenance::CheckpointWhenNeeded(self.clone()))),
         };

@@ -4,6 +4,9 @@
 //! A request consists of whole local transactions. Each step depends on the success of the one before, so that
 //! after any failure nothing is left but a ROLLBACK. A guard step repeats what this client believes the watermark
 //! to be: a request that is delivered twice, or late, changes nothing.
+//!
+//! A request without an answer may still arrive. If its changes turn out to be in conflict, and something else is to
+//! become of them, it is shut out first: the guards compare a *fence* as well, a number that is raised then.
 
 use std::collections::HashSet;
 
@@ -65,6 +68,8 @@ struct BatchReader {
     position: i64,
     /// What the remote has acknowledged.
     acknowledged: i64,
+    /// The remote's fence for this replica.
+    fence: i64,
     /// Transactions that overwrite what is in their way.
     overwriting: HashSet<i64>,
     /// What the remote's header holds.
@@ -104,13 +109,16 @@ impl Inner {
     }
 
     async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
-        let acknowledged = self.ask_watermark(state).await?;
+        let (acknowledged, fence) = self.ask_watermark(state).await?;
+        // An earlier request has had no answer.
+        let mut in_doubt = state.sent > acknowledged;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
             generator,
             client_id: state.client_id.clone(),
             position: 0,
             acknowledged,
+            fence,
             overwriting: HashSet::new(),
             header: state.header,
             operations: match self.opts.push_operations_threshold {
@@ -136,14 +144,23 @@ impl Inner {
                 Verdict::Moved => Some(Outcome::RemoteMoved),
                 Verdict::Refused(statement, error) => {
                     let failure = self.failure(&mut reader.generator, statement, error)?;
-                    Some(Outcome::Refused(Box::new(failure)))
+                    if in_doubt && !is_transient(&failure.error) {
+                        in_doubt = !self.raise_fence(reader.fence_request()?).await?;
+                    }
+                    Some(match in_doubt {
+                        false => Outcome::Refused(Box::new(failure)),
+                        true => Outcome::RemoteMoved,
+                    })
                 }
             };
             if let Some(not_done) = outcome {
-                // The remote has said that it did not keep them.
-                state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+                if !in_doubt {
+                    // The remote has said that it did not keep them, and nothing is on the way.
+                    state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+                }
                 return Ok(not_done);
             }
+            in_doubt = false;
             reader.acknowledged = batch.last_change_id;
             if batch.header != reader.header {
                 state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
@@ -160,43 +177,62 @@ impl Inner {
         Ok(Outcome::Done)
     }
 
-    /// The change id up to which the remote has the changes of this replica.
-    async fn ask_watermark(&self, state: &ReplicaState) -> Result<i64> {
+    /// The change id up to which the remote has the changes of this replica, and the fence.
+    async fn ask_watermark(&self, state: &ReplicaState) -> Result<(i64, i64)> {
         let mut batch = BatchBuilder::plain();
-        let sql = format!("SELECT pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id = ?");
-        batch.query(&sql, &[text(&state.client_id)])?;
+        let sql =
+            format!("SELECT client_id, pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id IN (?, ?)");
+        let fence_id = fence_id(&state.client_id);
+        batch.query(&sql, &[text(&state.client_id), text(&fence_id)])?;
         let (body, steps) = batch.finish();
         let result = self.send(&body, steps).await?;
-        let now = match (result.first_error(), result.result(0)) {
-            (Some((_, e)), _) if e.message.contains("no such table") => None,
+        let rows = match (result.first_error(), result.result(0)) {
+            (Some((_, e)), _) if e.message.contains("no such table") => &[],
             (Some((_, e)), _) => {
                 return Err(Error::from(e.clone()).context("push: cannot read the watermark"));
             }
-            (None, Some(rows)) => match rows.rows.as_slice() {
-                [] => None,
-                [row] => match row.as_slice() {
-                    [Value::Integer(pull_gen), Value::Integer(change_id)] => Some((*pull_gen, *change_id)),
-                    _ => {
-                        return Err(Error::protocol(
-                            "push: the remote's watermark is not a pair of integers",
-                        ));
-                    }
-                },
-                _ => {
-                    return Err(Error::protocol(
-                        "push: the remote has several watermarks for this replica",
-                    ));
-                }
-            },
+            (None, Some(result)) => result.rows.as_slice(),
             (None, None) => {
                 return Err(Error::protocol(
                     "push: the remote did not answer the watermark query",
                 ));
             }
         };
+        let (mut now, mut fence) = (None, None);
+        for row in rows {
+            let [
+                Value::Text(id),
+                Value::Integer(pull_gen),
+                Value::Integer(change_id),
+            ] = row.as_slice()
+            else {
+                return Err(Error::protocol("push: the remote's watermark is malformed"));
+            };
+            let place = if id == fence_id.as_bytes() {
+                &mut fence
+            } else {
+                &mut now
+            };
+            if place.replace((*pull_gen, *change_id)).is_some() {
+                return Err(Error::protocol(
+                    "push: the remote has several watermarks for this replica",
+                ));
+            }
+        }
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
         let before = state::read_watermark(&conn, &state.client_id)?;
-        check_watermark(before, now, state::last_change_id(&conn)?)
+        let acknowledged = check_watermark(before, now, state::last_change_id(&conn)?)?;
+        Ok((acknowledged, fence.map_or(0, |(_, fence)| fence)))
+    }
+
+    /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
+    async fn raise_fence(&self, (body, steps): (Vec<u8>, usize)) -> Result<bool> {
+        let result = self.send(&body, steps).await?;
+        match result.first_error() {
+            None => Ok(true),
+            Some((GUARD_STEP, _)) => Ok(false),
+            Some((_, e)) => Err(Error::from(e.clone()).context("push: cannot raise the fence")),
+        }
     }
 
     /// A statement that the remote refused.
@@ -227,6 +263,22 @@ impl Inner {
         check_status("push", &response)?;
         PipelineResponse::parse(&response.body)?.into_batch(steps)
     }
+}
+
+/// Position of the guard in a request of changes.
+const GUARD_STEP: usize = 2;
+
+/// Sets a watermark; its values come from [`watermark`].
+const UPSERT_WATERMARK: &str = "INSERT INTO turso_sync_last_change_id(client_id, pull_gen, change_id) VALUES (?, ?, ?) \
+     ON CONFLICT(client_id) DO UPDATE SET pull_gen=excluded.pull_gen, change_id=excluded.change_id";
+
+fn watermark(client_id: &str, change_id: i64) -> [Value; 3] {
+    [text(client_id), Value::Integer(0), Value::Integer(change_id)]
+}
+
+/// Under which the fence lies among the watermarks.
+fn fence_id(client_id: &str) -> String {
+    format!("{client_id}/fence")
 }
 
 fn text(s: &str) -> Value {
@@ -270,18 +322,7 @@ impl BatchReader {
         for statement in batch_header.changes_from(&self.header) {
             builder.step(&statement, &[])?;
         }
-        let sql = format!(
-            "INSERT INTO {WATERMARK_TABLE}(client_id, pull_gen, change_id) VALUES (?, ?, ?) \
-             ON CONFLICT(client_id) DO UPDATE SET pull_gen=excluded.pull_gen, change_id=excluded.change_id"
-        );
-        builder.step(
-            &sql,
-            &[
-                text(&self.client_id),
-                Value::Integer(0),
-                Value::Integer(last_change_id),
-            ],
-        )?;
+        builder.step(UPSERT_WATERMARK, &watermark(&self.client_id, last_change_id))?;
         let (body, steps) = builder.commit()?;
         Ok(Some(Batch {
             body,
@@ -291,6 +332,14 @@ impl BatchReader {
             last_change_id,
             header: batch_header,
         }))
+    }
+
+    /// A request that carries nothing but a higher fence.
+    fn fence_request(&self) -> Result<(Vec<u8>, usize)> {
+        let mut builder = self.start()?;
+        let fence = self.fence.wrapping_add(1);
+        builder.step(UPSERT_WATERMARK, &watermark(&fence_id(&self.client_id), fence))?;
+        builder.commit()
     }
 
     /// The steps before the changes: the last of them is the guard.
@@ -304,12 +353,15 @@ impl BatchReader {
             &[],
         )?;
         // abs() of the smallest integer is an error on every server.
+        let value = format!("ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ?");
         builder.step(
-            &format!(
-                "SELECT CASE WHEN ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ? \
-                 THEN abs(-9223372036854775808) END"
-            ),
-            &[text(&self.client_id), Value::Integer(self.acknowledged)],
+            &format!("SELECT CASE WHEN {value} OR {value} THEN abs(-9223372036854775808) END"),
+            &[
+                text(&self.client_id),
+                Value::Integer(self.acknowledged),
+                text(&fence_id(&self.client_id)),
+                Value::Integer(self.fence),
+            ],
         )?;
         Ok(builder)
     }

@@ -8,7 +8,7 @@ use crate::capture::log;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Error, Result};
 use crate::pages::{ApplyContext, Base, Changes};
-use crate::replay::{self, Failure, Plan, Progress, RebaseReport, conflicts};
+use crate::replay::{self, Failure, LocalTables, Plan, Progress, RebaseReport, conflicts};
 
 /// Carries the pending changes over to the new base.
 type Replay<'a> = &'a dyn Fn(&ApplyContext<'_>, Progress) -> Result<RebaseReport>;
@@ -34,7 +34,10 @@ impl Inner {
         plan: &Plan,
     ) -> Result<()> {
         let apply = |replay: Replay<'_>| {
-            let make = |context: &ApplyContext<'_>| new_state(context, state, revision, replay);
+            let make = |context: &ApplyContext<'_>| {
+                let local = LocalTables::new(context.current, context.scratch, &self.ignored);
+                new_state(context, state, revision, replay, &local)
+            };
             self.store.apply(base, changes, BUSY_TIMEOUT, make).map(drop)
         };
         if plan.remove.is_none() && plan.restore.is_none() {
@@ -80,6 +83,7 @@ fn new_state(
     state: &ReplicaState,
     revision: &str,
     replay: Replay<'_>,
+    local: &LocalTables<'_>,
 ) -> Result<()> {
     let (current, scratch) = (context.current, context.scratch);
     let last = state::last_change_id(current)?;
@@ -96,7 +100,9 @@ fn new_state(
         sent,
         last,
     };
+    local.prepare(acknowledged)?;
     let report = replay(context, progress)?;
+    local.carry_over()?;
     let state = ReplicaState {
         client_id: state.client_id.clone(),
         epoch: context.new_epoch,

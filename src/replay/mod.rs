@@ -26,6 +26,7 @@ mod conflict;
 pub mod conflicts;
 mod ddl;
 mod generator;
+mod local;
 mod net;
 mod push;
 mod rebase;
@@ -42,6 +43,7 @@ pub use conflict::{
     is_transient,
 };
 pub use generator::Generator;
+pub use local::LocalTables;
 pub use push::PushGenerator;
 pub use rebase::{RebaseReport, rebase, rebase_net};
 pub use resolve::{Plan, Removal, Restoring, rebase_resolving};
