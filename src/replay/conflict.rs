@@ -312,3 +312,20 @@ pub fn is_transient(error: &Error) -> bool {
     ];
     words.iter().any(|word| message.contains(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_sqlite_has_judged_is_a_conflict() {
+        let sqlite = |code| judged(Error::sqlite(code, "duplicate column name: c"));
+        for code in [ffi::SQLITE_ERROR, ffi::SQLITE_CONSTRAINT_CHECK] {
+            let e = sqlite(code);
+            assert_eq!((e.category, e.code), (Category::Conflict, Code::Constraint));
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_READ, ffi::SQLITE_NOMEM] {
+            assert_eq!(sqlite(code).category, Category::Database);
+        }
+    }
+}
