@@ -672,6 +672,67 @@ fn overwriting_runs_no_delete_triggers_and_no_actions_of_the_removed_row() {
     );
 }
 
+const INDEXES: [&str; 2] = ["CREATE INDEX i ON t(a)", "CREATE INDEX i ON t(b)"];
+
+#[test]
+fn a_push_goes_on_after_one_that_replaced_an_index() {
+    let m = Meeting::new(KEYED, INDEXES[0], INDEXES[1], ConflictPolicy::Overwrite);
+    m.second.push().unwrap();
+    // What is acknowledged stays in the log until the next pull.
+    m.second.sql("INSERT INTO t VALUES (3, 'n', 'n')");
+    m.second.push().unwrap();
+    m.check_equal();
+    assert_eq!(
+        m.on_remote("SELECT sql FROM sqlite_schema WHERE name = 'i'"),
+        INDEXES[1]
+    );
+}
+
+#[test]
+fn a_decision_to_overwrite_can_be_taken_back() {
+    for (schema, first, second) in [
+        (KEYED, INDEXES[0], INDEXES[1]),
+        (
+            UNIQUE,
+            "INSERT INTO u VALUES (10, 'm', 'a')",
+            "INSERT INTO u VALUES (20, 'm', 'b')",
+        ),
+    ] {
+        let m = Meeting::new(schema, first, second, ConflictPolicy::Stop);
+        m.second.sync().unwrap_err();
+        m.resolve(&m.conflicts()[0], Resolution::Overwrite).unwrap();
+        m.second.pull().unwrap();
+        m.resolve(&m.conflicts()[0], Resolution::Retry).unwrap();
+        let before = m.remote.tables();
+        assert_eq!(m.second.push().unwrap_err().category, Category::Conflict);
+        assert_eq!(m.remote.tables(), before);
+        assert_eq!(m.conflicts()[0].state, ConflictState::Blocked);
+        m.resolve(&m.conflicts()[0], Resolution::Drop).unwrap();
+        m.check_equal();
+        assert_eq!(m.remote.tables(), before);
+    }
+}
+
+#[test]
+fn a_transaction_that_was_to_overwrite_can_be_dropped_or_set_aside() {
+    for resolution in [Resolution::Drop, Resolution::SetAside] {
+        let (a, b) = (
+            "INSERT INTO u VALUES (10, 'm', 'a')",
+            "INSERT INTO u VALUES (20, 'm', 'b')",
+        );
+        let m = Meeting::new(UNIQUE, a, b, ConflictPolicy::Stop);
+        m.second.sync().unwrap_err();
+        m.resolve(&m.conflicts()[0], Resolution::Overwrite).unwrap();
+        m.second.pull().unwrap();
+        m.resolve(&m.conflicts()[0], resolution).unwrap();
+        let left: Vec<ConflictState> = m.conflicts().iter().map(|c| c.state).collect();
+        let kept = resolution == Resolution::SetAside;
+        assert_eq!(left, vec![ConflictState::SetAside; usize::from(kept)]);
+        m.check_equal();
+        assert_eq!(m.on_remote(U), "1one0 2two0 10ma");
+    }
+}
+
 // Transactions, and what may be on its way.
 
 #[test]
