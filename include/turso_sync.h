@@ -35,8 +35,8 @@
  *   turso_sync_database_io_perform_file. The host adds the Authorization header.
  *
  * One at a time
- *   Push, apply and checkpoint exclude each other, across processes, from the first resume to the end or the release:
- *   resuming a second one meanwhile fails with BUSY at once; begin a new one later. Creating a new replica takes the same
+ *   Push, apply, checkpoint and resolving a conflict exclude each other, across processes, from the first resume to the
+ *   end or the release: resuming a second one meanwhile fails with BUSY at once; begin a new one later. Creating a new replica takes the same
  *   place. Connecting, statistics and opening what is there are always possible, and a wait runs beside everything, so that
  *   a long poll is in nobody's way; only one downloaded change set exists per handle until it is applied or released.
  *   Local SQL is never blocked by the network. Per request a push needs the write lock for a moment, and while changes
