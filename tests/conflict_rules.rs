@@ -322,6 +322,18 @@ fn replace_takes_the_whole_row_and_an_upsert_its_columns() {
 }
 
 #[test]
+fn replace_against_an_insert_of_the_same_unique_value() {
+    let insert = "INSERT INTO u VALUES (10, 'm', 'a')";
+    let replace = "REPLACE INTO u VALUES (20, 'm', 'b')";
+    let told = (ConflictKind::Unique, "1one0 2two0 20mb", "1one0 2two0 10ma");
+    assert_eq!(clash(UNIQUE, insert, replace, U).told(), told);
+    // Also where it has replaced a row here.
+    let replace = "REPLACE INTO u VALUES (1, 'm', 'b')";
+    let told = (ConflictKind::Unique, "1mb 2two0", "1one0 2two0 10ma");
+    assert_eq!(clash(UNIQUE, insert, replace, U).told(), told);
+}
+
+#[test]
 fn a_key_that_moved_against_an_update() {
     let (moved, update) = (
         "UPDATE t SET id = 7 WHERE id = 1",
