@@ -86,7 +86,7 @@ fn every_line_of_the_rules_has_its_test_and_every_test_its_line() {
                     .iter()
                     .any(|(file, name)| format!("{file}::{name}") == **test)
             };
-            assert!(tests.iter().all(|test| known(&test)), "{line}");
+            assert!(tests.iter().all(&known), "{line}");
             lines += 1;
         }
     }
