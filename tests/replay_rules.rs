@@ -843,7 +843,7 @@ fn a_column_of_another_type_added_by_both_is_a_conflict() {
         &[&["ALTER TABLE t ADD COLUMN c INT"]],
         "ALTER TABLE t ADD COLUMN c TEXT",
     );
-    assert_eq!(e.category, Category::Conflict);
+    assert_eq!((e.category, e.code), (Category::Conflict, Code::Constraint));
     assert!(e.message.contains("duplicate column name: c"), "{e}");
 }
 

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Category, Code, Error, Result};
 use crate::record::{Value, decode, encode};
+use crate::replay::conflict::judged;
 use crate::replay::is_internal;
 use crate::replay::table::{declarations, is_shadow, quote};
 
@@ -181,9 +182,7 @@ impl Ddl {
         match conn.execute_batch(&sql) {
             Ok(()) => Ok(Applied::Executed),
             Err(_) if self.is_there(conn)? => Ok(Applied::Unneeded),
-            Err(e) => Err(Error::from(e)
-                .context(format!("`{sql}`"))
-                .categorized(Category::Conflict)),
+            Err(e) => Err(judged(Error::from(e).context(format!("`{sql}`")))),
         }
     }
 

@@ -122,12 +122,11 @@ impl ReplayStatement {
             "transaction {}, change {}, table {}{key}",
             self.txn_id, self.change_id, self.table
         );
-        let category = match cause.code {
-            Code::Constraint => Category::Conflict,
-            _ if conflict::is_verdict(&cause) => Category::Conflict,
-            _ => cause.category,
-        };
-        cause.context(context).categorized(category)
+        let failed = conflict::judged(cause.context(context));
+        match failed.code {
+            Code::Constraint => failed.categorized(Category::Conflict),
+            _ => failed,
+        }
     }
 }
 

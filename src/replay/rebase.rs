@@ -402,7 +402,14 @@ impl<'a> Rebase<'a> {
     fn follow(&mut self, entry: &LogEntry, ddl: &Ddl) -> Result<()> {
         self.local_tables.invalidate();
         if ddl.row().kind == "table" {
-            let failed = |e: Error| ddl_failed(entry, ddl, e.categorized(Category::Internal));
+            // What was executed in the replica once is no conflict here.
+            let failed = |e: Error| {
+                let e = Error {
+                    code: Code::Error,
+                    ..e
+                };
+                ddl_failed(entry, ddl, e.categorized(Category::Internal))
+            };
             ddl.apply(&self.local).map_err(failed)?;
         }
         Ok(())
