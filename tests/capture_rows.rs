@@ -434,3 +434,33 @@ fn autoincrement_and_statistics_are_not_captured() {
     );
     assert_eq!(log, ["+t#1>1,1"]);
 }
+
+#[test]
+fn outside_a_transaction_only_fail_leaves_rows_behind() {
+    let r = Replica::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE TABLE s(a INT) STRICT; CREATE TABLE u(a UNIQUE);",
+    );
+    let c = r.open();
+    // SQLite opens no statement transaction for these: within a transaction the first row stays.
+    for sql in [
+        "INSERT OR IGNORE INTO t VALUES (1), ('x')",
+        "INSERT INTO s VALUES (1), ('x')",
+        "INSERT OR IGNORE INTO u VALUES (1), (abs(-9223372036854775808))",
+    ] {
+        fails(&c, sql);
+        assert!(r.log().is_empty(), "{sql}");
+    }
+    assert_eq!(
+        one(
+            &c,
+            "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM s), (SELECT count(*) FROM u)"
+        ),
+        "0,0,0"
+    );
+    run(&c, "BEGIN");
+    fails(&c, "INSERT OR IGNORE INTO t VALUES (1), ('x')");
+    run(&c, "COMMIT");
+    fails(&c, "INSERT OR FAIL INTO u VALUES (1), (1)");
+    assert_eq!(r.log(), ["+t#1>1", "+u#1>1"]);
+    assert_eq!(one(&c, "SELECT count(*) FROM t"), "1");
+}

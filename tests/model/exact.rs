@@ -65,6 +65,17 @@ pub fn make_base(place: &Place, source: &mut Source<'_>) -> Vec<String> {
     done
 }
 
+/// Errors of a replay that the library does not avoid.
+const KNOWN: [&str; 5] = [
+    // A trigger whose table or column is gone: the upsert of a replay may need it where the statement did not.
+    "no such table: main.",
+    "no such column",
+    // In a transaction SQLite may leave rows behind whose trigger failed; they fail there, too.
+    "datatype mismatch",
+    "cannot store",
+    "integer overflow",
+];
+
 /// True for statements after which the schema may be another one.
 fn changes_schema(sql: &str) -> bool {
     ["CREATE", "DROP", "ALTER", "ROLLBACK"]
@@ -126,8 +137,7 @@ pub fn check(place: &Place, mut source: Source<'_>, seed: u64, done: &mut Progra
     let state = dump(&replica);
     same("replica < > plain SQLite", &state, &dump(&place.connect("plain")))?;
     match replay_alone(place, &replica, &state, seed) {
-        // A trigger whose table was dropped: a replay may need it where the statement did not.
-        Err(e) if e.contains("no such table: main.") => Ok(()),
+        Err(e) if KNOWN.iter().any(|known| e.contains(known)) => Ok(()),
         result => result,
     }
 }

@@ -1,6 +1,6 @@
 //! Random schema statements.
 
-use crate::catalog::{Catalog, Table};
+use crate::catalog::{Catalog, Column, Table};
 use crate::expression::condition;
 use crate::mode::Mode;
 use crate::names::{self, quoted, value};
@@ -213,12 +213,15 @@ pub fn create_trigger(r: &Random, mode: &Mode, catalog: &Catalog) -> Option<Stri
         false => "AFTER",
     };
     let source = if event == "DELETE" { "old" } else { "new" };
+    // Before an insert, a rowid that SQLite will choose is not defined.
+    let defined = |c: &&Column| time != "BEFORE" || event != "INSERT" || c.key == 0;
+    let columns: Vec<_> = table.columns.iter().filter(defined).collect();
     let mut body = String::new();
     for _ in 0..1 + r.below(2) {
-        body += &trigger_statement(r, mode, catalog, table, source)?;
+        body += &trigger_statement(r, mode, catalog, table, &columns, source)?;
         body += "; ";
     }
-    let when = match r.one_of(&table.columns) {
+    let when = match r.one_of(&columns) {
         Some(column) if r.chance(20) => format!(" WHEN {source}.{} > 1", quoted(r, &column.name)),
         _ => String::new(),
     };
@@ -234,9 +237,10 @@ fn trigger_statement(
     mode: &Mode,
     catalog: &Catalog,
     table: &Table,
+    columns: &[&Column],
     source: &str,
 ) -> Option<String> {
-    let column = quoted(r, &r.one_of(&table.columns)?.name.clone());
+    let column = quoted(r, &r.one_of(columns)?.name);
     let seen = format!("{source}.{column}");
     if r.chance(20) {
         let kind = match r.below(4) {
