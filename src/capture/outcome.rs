@@ -28,13 +28,15 @@ enum Key {
     Primary(Vec<u8>),
 }
 
-/// True if SQLite, in autocommit mode, may commit what a statement with this error has done: only FAIL does that, and only
-/// with a constraint. After other errors (a wrong datatype is one, in spite of its code) a transaction may keep rows, if
-/// SQLite thought that the statement could not fail; autocommit mode rolls back.
+/// True if SQLite, in autocommit mode, may commit what a statement with this error has done: only FAIL does that, and FAIL
+/// applies to constraints other than datatypes and foreign keys. After all other errors autocommit mode rolls back,
+/// whereas a transaction may keep rows, if SQLite thought that the statement could not fail.
 pub(super) fn stays_in_autocommit(error: &Error) -> bool {
-    error
-        .sqlite_code
-        .is_some_and(|code| code & 0xff == ffi::SQLITE_CONSTRAINT && code != ffi::SQLITE_CONSTRAINT_DATATYPE)
+    error.sqlite_code.is_some_and(|code| {
+        code & 0xff == ffi::SQLITE_CONSTRAINT
+            && code != ffi::SQLITE_CONSTRAINT_DATATYPE
+            && code != ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+    })
 }
 
 /// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.
