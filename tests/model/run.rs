@@ -88,7 +88,7 @@ impl Side {
             Act::Step(i) => {
                 if let Some(i) = self.index(*i, connection) {
                     let open = &mut self.open[i];
-                    open.half_way = step(&mut open.statement, &mut seen);
+                    open.half_way = step(&mut open.statement, &mut seen) != Ended::Yes;
                 }
             }
             Act::Reset(i) => {
@@ -122,8 +122,9 @@ impl Side {
         };
         let mut half_way = false;
         for _ in 0..steps.unwrap_or(MAX_ROWS) {
-            half_way = step(&mut statement, seen);
-            if !half_way {
+            let ended = step(&mut statement, seen);
+            half_way = ended != Ended::Yes;
+            if ended != Ended::Row {
                 // With foreign keys SQLite counts the rows of a dropped table.
                 if sql.starts_with("DROP") {
                     seen.retain(|s| !s.ends_with("changes"));
@@ -160,24 +161,34 @@ impl Side {
     }
 }
 
-/// One step; true if the statement is half way now.
-fn step(statement: &mut Statement, seen: &mut Vec<String>) -> bool {
+/// Where a step led to.
+#[derive(PartialEq)]
+enum Ended {
+    Row,
+    Yes,
+    /// It goes on when it is stepped again.
+    Busy,
+}
+
+fn step(statement: &mut Statement, seen: &mut Vec<String>) -> Ended {
     match statement.step() {
         Ok(Step::Row) => {
             let values: Vec<_> = (0..statement.column_count())
                 .map(|i| show(statement, i))
                 .collect();
             seen.push(values.join("|"));
-            true
+            Ended::Row
         }
         Ok(Step::Done) => {
             seen.push(format!("done, {} changes", statement.changes()));
-            false
+            Ended::Yes
         }
         Err(e) => {
             failed(&e, seen);
-            // It goes on when it is stepped again.
-            matches!(e.code, Code::Busy | Code::BusySnapshot)
+            match e.code {
+                Code::Busy | Code::BusySnapshot => Ended::Busy,
+                _ => Ended::Yes,
+            }
         }
     }
 }
