@@ -147,7 +147,7 @@ static long compare_table(const struct device *a, const struct device *b, const 
 /* The tables that travel; those of the library itself do not. */
 #define TABLES                                                                                                         \
     "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND "               \
-    "name NOT IN ('turso_cdc', 'turso_cdc_version', 'turso_sync_local') ORDER BY name"
+    "name NOT IN ('turso_cdc', 'turso_cdc_version', 'turso_sync_local', 'turso_sync_conflicts') ORDER BY name"
 
 /* Compares the content of all tables. */
 static bool compare(const struct device *a, const struct device *b) {

@@ -323,6 +323,7 @@ fn reserved_names_are_refused_even_where_no_such_table_exists() {
         "turso_cdc",
         "turso_cdc_version",
         "turso_sync_local",
+        "turso_sync_conflicts",
         "Turso_Sync_Last_Change_Id",
     ] {
         for sql in [

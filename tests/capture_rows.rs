@@ -15,6 +15,16 @@ fn log_of(schema: &str, sql: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_failed_statement_keeps_temporary_rows_as_sqlite_does() {
+    let replica = Replica::new("");
+    let c = replica.open();
+    run(&c, "CREATE TEMP TABLE t (x UNIQUE)");
+    fails(&c, "INSERT OR FAIL INTO t VALUES (1), (2), (1)");
+    fails(&c, "INSERT INTO t VALUES (3), (1)");
+    assert_eq!(one(&c, "SELECT group_concat(x) FROM t"), "'1,2'");
+}
+
+#[test]
 fn insert_update_delete() {
     let log = log_of(
         T,

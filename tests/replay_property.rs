@@ -177,9 +177,11 @@ fn check(local: &[Vec<String>], others: &[String], later: &[Vec<String>]) -> Res
     }
     match pushed {
         Ok(()) => same(&direct, &pulled, "push, then pull")?,
-        // What a pull resolves: re-assigned rows, and columns that both have added.
+        // What a pull resolves: re-assigned rows, and columns and objects that both have made.
         Err((statement, e)) => prop_assert!(
-            statement.purpose == Purpose::Guard || e.message.contains("duplicate column"),
+            statement.purpose == Purpose::Guard
+                || e.message.contains("duplicate column")
+                || e.message.contains("already exists"),
             "{}",
             e
         ),

@@ -770,7 +770,7 @@ fn acknowledged_changes_are_skipped_but_their_ddl_counts() {
         if entries[0].change_id <= 2 {
             entries.iter().for_each(|e| generator.skip(e).unwrap());
         } else {
-            statements.extend(generator.transaction(&entries).unwrap());
+            statements.extend(generator.transaction(&entries, false).unwrap());
         }
     }
     push(&remote, &statements).unwrap();
@@ -798,6 +798,7 @@ fn local_tables_and_statistics_never_travel() {
         "turso_cdc",
         "turso_cdc_version",
         "turso_sync_local",
+        "turso_sync_conflicts",
         "sqlite_sequence",
         "sqlite_stat1",
         "SQLITE_STAT4",

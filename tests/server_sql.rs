@@ -67,7 +67,7 @@ fn a_failing_step_ends_the_transaction() {
         (step, error.message.as_str()),
         (2, "UNIQUE constraint failed: t.a")
     );
-    assert_eq!(error.code.as_deref(), Some("BATCH_STEP_ERROR"));
+    assert_eq!(error.code.as_deref(), Some("SQLITE_CONSTRAINT_UNIQUE"));
     assert!(result.result(1).is_some());
     assert!((3..5).all(|i| result.result(i).is_none() && result.step_errors[i].is_none()));
     assert_eq!(count(&client), Value::Integer(500));

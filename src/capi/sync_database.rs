@@ -90,6 +90,7 @@ unsafe fn read_options(config: *const turso_sync_database_config_t) -> Result<Da
         remote_encryption_key: optional(config.remote_encryption_key)?,
         push_operations_threshold: config.push_operations_threshold as u64,
         pull_bytes_threshold: config.pull_bytes_threshold as u64,
+        ..Default::default()
     })
 }
 

@@ -3,15 +3,18 @@
 
 use rusqlite::ffi;
 
+use crate::capture::ignored::{IgnoredTables, Writes};
 use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
 
-/// The four strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
+/// The strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Action<'a> {
     pub code: i32,
     pub first: Option<&'a str>,
     pub second: Option<&'a str>,
     pub schema: Option<&'a str>,
+    /// The innermost trigger that acts.
+    pub trigger: Option<&'a str>,
 }
 
 /// How a DDL statement changes the schema.
@@ -31,6 +34,8 @@ pub(super) struct Ddl {
     pub object: &'static str,
     /// The object that is created, dropped or altered.
     pub name: String,
+    /// It belongs to an ignored table and is not captured.
+    pub ignored: bool,
 }
 
 /// What the statement being prepared does.
@@ -46,12 +51,13 @@ pub(super) struct Purpose {
     pub foreign_keys: Option<bool>,
     /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
     pub counts_changes: bool,
+    pub writes: Writes,
     temp_trigger: bool,
 }
 
 impl Purpose {
     /// Takes notice of `action`; an error is the reason why the statement is refused.
-    pub fn note(&mut self, action: Action<'_>) -> Result<(), String> {
+    pub fn note(&mut self, action: Action<'_>, ignored: &IgnoredTables) -> Result<(), String> {
         let first = action.first.unwrap_or("");
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
@@ -72,8 +78,11 @@ impl Purpose {
             return Ok(());
         }
         match action.code {
-            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => self.write(first),
-            _ => self.schema_change(action),
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
+                self.writes.note(ignored, first, action.trigger);
+                self.write(first)
+            }
+            _ => self.schema_change(action, ignored),
         }
     }
 
@@ -95,7 +104,7 @@ impl Purpose {
         not_ours(table)
     }
 
-    fn schema_change(&mut self, action: Action<'_>) -> Result<(), String> {
+    fn schema_change(&mut self, action: Action<'_>, ignored: &IgnoredTables) -> Result<(), String> {
         let (first, second) = (action.first.unwrap_or(""), action.second.unwrap_or(""));
         let (kind, object, name, table) = match action.code {
             ffi::SQLITE_CREATE_TABLE => (DdlKind::CreateTable, "table", first, first),
@@ -111,23 +120,35 @@ impl Purpose {
         };
         not_ours(table)?;
         not_ours(name)?;
-        self.set_ddl(kind, object, name);
+        let only_tables = matches!(action.code, ffi::SQLITE_CREATE_VIEW | ffi::SQLITE_CREATE_VTABLE);
+        if only_tables && ignored.contains(name) {
+            return Err(format!(
+                "{name} is the name of a local table (tables_ignore), which must be an ordinary table; choose another \
+                 name for a view or virtual table"
+            ));
+        }
+        self.set_ddl(kind, object, name, ignored.contains(table));
         Ok(())
     }
 
     /// ALTER TABLE comes with its arguments in other places: schema, table.
-    pub fn note_alter(&mut self, schema: Option<&str>, table: Option<&str>) -> Result<(), String> {
+    pub fn note_alter(
+        &mut self,
+        schema: Option<&str>,
+        table: Option<&str>,
+        ignored: &IgnoredTables,
+    ) -> Result<(), String> {
         if !schema.is_some_and(|s| s.eq_ignore_ascii_case("main")) {
             return Ok(());
         }
         let table = table.unwrap_or("");
         not_ours(table)?;
-        self.set_ddl(DdlKind::Alter, "table", table);
+        self.set_ddl(DdlKind::Alter, "table", table, ignored.contains(table));
         Ok(())
     }
 
     /// The first action names the statement; later ones are parts of it.
-    fn set_ddl(&mut self, kind: DdlKind, object: &'static str, name: &str) {
+    fn set_ddl(&mut self, kind: DdlKind, object: &'static str, name: &str, ignored: bool) {
         // ANALYZE creates such tables; they never travel.
         if name
             .get(..7)
@@ -139,6 +160,7 @@ impl Purpose {
             kind,
             object,
             name: name.to_owned(),
+            ignored,
         });
     }
 }
@@ -242,11 +264,25 @@ pub(super) fn vacuum(sql: &str) -> Option<Vacuum> {
 }
 
 /// The reason why ALTER TABLE … RENAME TO … is refused: the authorizer never hears of the new name.
-pub(super) fn check_new_name(sql: &str) -> Result<(), String> {
+///
+/// `table` is the name so far. A rename between ignored tables and others would make a synced table local, or the
+/// other way round.
+pub(super) fn check_new_name(sql: &str, table: &str, ignored: &IgnoredTables) -> Result<(), String> {
     match new_table_name(sql) {
         Some(name) if is_reserved(&name) => Err(format!(
             "the name {name} is reserved for a table of the sync engine; choose another one"
         )),
+        Some(name) if ignored.contains(&name) != ignored.contains(table) => {
+            let (local, other) = if ignored.contains(table) {
+                (table, name.as_str())
+            } else {
+                (name.as_str(), table)
+            };
+            Err(format!(
+                "{table} cannot be renamed to {name}: {local} is local (tables_ignore) and {other} is not; create the \
+                 other table and copy the rows"
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -339,8 +375,15 @@ mod tests {
         ] {
             assert_eq!(new_table_name(sql).unwrap_or_default(), name, "{sql}");
         }
-        assert!(check_new_name("ALTER TABLE a RENAME TO \"Turso_CDC\"").is_err());
-        assert!(check_new_name("ALTER TABLE a RENAME TO turso").is_ok());
+        let ignored = IgnoredTables::new(&["Local".to_owned(), "cache".to_owned()]).unwrap();
+        let check = |table: &str, to: &str| {
+            check_new_name(&format!("ALTER TABLE {table} RENAME TO {to}"), table, &ignored)
+        };
+        assert!(check("a", "\"Turso_CDC\"").is_err());
+        assert!(check("a", "turso").is_ok());
+        assert!(check("a", "[loCAL]").is_err());
+        assert!(check("cache", "a").is_err());
+        assert!(check("Cache", "local").is_ok());
     }
 
     #[test]

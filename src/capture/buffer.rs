@@ -82,12 +82,14 @@ impl Buffer {
         self.changes.shrink_to(KEPT_CAPACITY / size_of::<RowChange>());
     }
 
-    /// Index of table `name`, usually that of the change before.
-    pub fn table_index(&mut self, name: &[u8]) -> usize {
+    /// Index of table `name`, usually that of the change before; `None` if it is new and not `wanted`.
+    pub fn table_index(&mut self, name: &[u8], wanted: impl FnOnce(&[u8]) -> bool) -> Option<usize> {
         let found = self.tables.iter().rposition(|t| t.as_bytes() == name);
-        found.unwrap_or_else(|| {
-            self.tables.push(String::from_utf8_lossy(name).into_owned());
-            self.tables.len() - 1
+        found.or_else(|| {
+            wanted(name).then(|| {
+                self.tables.push(String::from_utf8_lossy(name).into_owned());
+                self.tables.len() - 1
+            })
         })
     }
 

@@ -10,6 +10,7 @@ use rusqlite::ffi;
 
 use crate::capture::Statement;
 use crate::capture::hooks::{self, HookState};
+use crate::capture::ignored::{self, IgnoredTables};
 use crate::capture::log::LOCAL_TABLES;
 use crate::capture::session::Session;
 use crate::capture::sqlite::Db;
@@ -29,6 +30,8 @@ pub trait Observer: Send + Sync {
 pub struct OpenOptions {
     /// Capture every change into the change log; the file must be a replica (see [`crate::capture::log`]).
     pub capture: bool,
+    /// Tables of which nothing is captured. Every capturing connection of a replica must have the same.
+    pub ignored: IgnoredTables,
     /// Refuse all writes.
     pub read_only: bool,
     /// Who wants to know about commits (of capturing connections only) and closing.
@@ -67,7 +70,10 @@ impl Connection {
         };
         let db = Db::open(path, access | ffi::SQLITE_OPEN_FULLMUTEX)?;
         // Kept here until the connection is closed or has taken it over: callbacks point to it.
-        let state = Rc::new(HookState::default());
+        let state = Rc::new(HookState {
+            ignored: options.ignored.clone(),
+            ..Default::default()
+        });
         let session = match set_up(db, &options, &state) {
             Ok(session) => session,
             Err(error) => {
@@ -150,6 +156,7 @@ fn set_up(db: Db, options: &OpenOptions, state: &Rc<HookState>) -> Result<Sessio
     if options.capture {
         db.set_busy_timeout(DEFAULT_BUSY_TIMEOUT.as_millis() as i32);
         check_is_replica(db)?;
+        ignored::check_kinds(db, &options.ignored)?;
         if !options.read_only && pragma(db, "PRAGMA main.journal_mode = wal")? != "wal" {
             return Err(refused(
                 "the file cannot be switched to WAL mode, which sync needs",
@@ -166,10 +173,8 @@ fn set_up(db: Db, options: &OpenOptions, state: &Rc<HookState>) -> Result<Sessio
 }
 
 fn check_is_replica(db: Db) -> Result<()> {
-    let [log, version, state] = LOCAL_TABLES;
-    let sql = format!(
-        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name IN ('{log}', '{version}', '{state}')"
-    );
+    let names = LOCAL_TABLES.map(|name| format!("'{name}'")).join(", ");
+    let sql = format!("SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name IN ({names})");
     let mut count = db.prepare(&sql)?;
     if !count.step()? || count.integer(0) != LOCAL_TABLES.len() as i64 {
         return Err(refused(

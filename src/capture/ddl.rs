@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
 use crate::capture::flush::{LogRow, LogWriter};
-use crate::capture::log::ChangeType;
+use crate::capture::ignored::IgnoredTables;
+use crate::capture::log::{ChangeType, IGNORED_MARK};
 use crate::capture::sqlite::{Db, quoted};
 use crate::error::{Category, Code, Error, Result};
 use crate::record::{self, Value};
@@ -80,8 +81,15 @@ impl Finished<'_> {
     }
 
     /// Writes the log row of the statement, and those of the rows that CREATE TABLE AS SELECT made.
-    pub fn write(&self, db: Db, log: &mut LogWriter) -> Result<()> {
+    pub fn write(&self, db: Db, log: &mut LogWriter, ignored: &IgnoredTables) -> Result<()> {
+        if self.ddl.kind == DdlKind::Drop && self.ddl.object == "table" {
+            unmark(db, &self.ddl.name)?;
+        }
         match self.ddl.kind {
+            _ if self.ddl.ignored => {
+                self.check_others(ignored)?;
+                self.mark_tables(db, ignored)
+            }
             DdlKind::Create | DdlKind::CreateTable => {
                 let Some(object) = self.after.only_here(self.before, self.ddl) else {
                     return Ok(());
@@ -110,6 +118,43 @@ impl Finished<'_> {
         }
     }
 
+    /// SQLite rewrites views, triggers and foreign keys that mention a renamed column. The remote would not.
+    fn check_others(&self, ignored: &IgnoredTables) -> Result<()> {
+        for (rowid, before) in &self.before.objects {
+            let after = self.after.objects.get(rowid);
+            let rewritten = after.is_some_and(|after| after.text(4) != before.text(4));
+            if rewritten && !ignored.contains(&before.text(2)) {
+                return Err(Error::new(
+                    Category::Usage,
+                    Code::Error,
+                    format!(
+                        "{} {} mentions what changes in {}, which is local (tables_ignore): the remote's {0} would stay \
+                         as it is; drop it first",
+                        before.text(0),
+                        before.text(1),
+                        self.ddl.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps in mind which tables are ignored: without the option, a pull would take them for tables that the remote
+    /// has dropped.
+    fn mark_tables(&self, db: Db, ignored: &IgnoredTables) -> Result<()> {
+        let mut mark = db.prepare(&format!(
+            "INSERT OR IGNORE INTO main.turso_sync_local VALUES ('{IGNORED_MARK}' || lower(?1), NULL)"
+        ))?;
+        for object in self.after.objects.values().filter(|o| o.text(0) == "table") {
+            if ignored.contains(&object.text(1)) {
+                mark.bind_text(1, object.text(1).as_bytes())?;
+                mark.run()?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_alter(&self, log: &mut LogWriter) -> Result<()> {
         let Some((rowid, old)) = self.before.find(self.ddl.object, &self.ddl.name) else {
             return Ok(());
@@ -134,6 +179,15 @@ impl Finished<'_> {
             ..schema_row(ChangeType::Update)
         })
     }
+}
+
+/// A table of this name that comes later is not meant.
+fn unmark(db: Db, name: &str) -> Result<()> {
+    let mut unmark = db.prepare(&format!(
+        "DELETE FROM main.turso_sync_local WHERE name = '{IGNORED_MARK}' || lower(?1)"
+    ))?;
+    unmark.bind_text(1, name.as_bytes())?;
+    unmark.run()
 }
 
 fn schema_row(change_type: ChangeType) -> LogRow<'static> {

@@ -13,6 +13,7 @@ use rusqlite::ffi;
 
 use crate::capture::authorizer::{Action, Purpose};
 use crate::capture::buffer::{self, Buffer, RowChange, RowOp};
+use crate::capture::ignored::IgnoredTables;
 use crate::capture::log::LOCAL_TABLES;
 use crate::capture::sqlite::{
     Db, sqlite3_preupdate_count, sqlite3_preupdate_depth, sqlite3_preupdate_hook, sqlite3_preupdate_new,
@@ -23,6 +24,10 @@ use crate::error::Result;
 /// What callbacks leave for the code that steps statements, and the other way round.
 #[derive(Default)]
 pub(super) struct HookState {
+    /// Tables of which nothing is captured.
+    pub ignored: IgnoredTables,
+    /// A row that is not captured changed in the implicit transaction: of an ignored table, or of another schema.
+    pub changed_uncaptured: Cell<bool>,
     /// The library runs a statement of its own: nothing is captured or refused.
     pub internal: Cell<bool>,
     /// Changes since the last flush.
@@ -166,10 +171,11 @@ unsafe extern "C" fn on_authorize(
     first: *const c_char,
     second: *const c_char,
     schema: *const c_char,
-    _trigger: *const c_char,
+    trigger: *const c_char,
 ) -> c_int {
     // SAFETY: SQLite passes our context and strings that live during the call.
-    let (state, first, second, schema) = unsafe { (state(context), text(first), text(second), text(schema)) };
+    let (state, [first, second, schema, trigger]) =
+        unsafe { (state(context), [first, second, schema, trigger].map(|t| text(t))) };
     if state.internal.get() {
         return ffi::SQLITE_OK;
     }
@@ -178,13 +184,17 @@ unsafe extern "C" fn on_authorize(
     };
     let verdict = match code {
         ffi::SQLITE_READ | ffi::SQLITE_SELECT | ffi::SQLITE_FUNCTION => Ok(()),
-        ffi::SQLITE_ALTER_TABLE => purpose.note_alter(first, second),
-        _ => purpose.note(Action {
-            code,
-            first,
-            second,
-            schema,
-        }),
+        ffi::SQLITE_ALTER_TABLE => purpose.note_alter(first, second, &state.ignored),
+        _ => {
+            let action = Action {
+                code,
+                first,
+                second,
+                schema,
+                trigger,
+            };
+            purpose.note(action, &state.ignored)
+        }
     };
     match verdict {
         Ok(()) => ffi::SQLITE_OK,
@@ -259,8 +269,11 @@ unsafe extern "C" fn on_preupdate(
 ) {
     // SAFETY: SQLite passes our context and strings that live during the call.
     let (state, schema, table) = unsafe { (state(context), CStr::from_ptr(schema), CStr::from_ptr(table)) };
-    if state.internal.get() || schema != c"main" || !is_captured(table.to_bytes()) {
+    if state.internal.get() {
         return;
+    }
+    if schema != c"main" || !is_captured(table.to_bytes()) {
+        return state.changed_uncaptured.set(true);
     }
     let Ok(mut buffer) = state.buffer.try_borrow_mut() else {
         return;
@@ -270,7 +283,9 @@ unsafe extern "C" fn on_preupdate(
         ffi::SQLITE_UPDATE => RowOp::Update,
         _ => RowOp::Delete,
     };
-    let table = buffer.table_index(table.to_bytes());
+    let Some(table) = buffer.table_index(table.to_bytes(), |name| !state.ignored.contains_bytes(name)) else {
+        return state.changed_uncaptured.set(true);
+    };
     // SAFETY: inside the hook for this operation: an insert has no old row, a delete no new one.
     let (depth, old, new) = unsafe {
         (

@@ -13,13 +13,18 @@ pub const LOG_TABLE: &str = "turso_cdc";
 pub const LOG_VERSION_TABLE: &str = "turso_cdc_version";
 /// What the replica knows about itself and its base: (name, value) pairs, see [`crate::engine`].
 pub const STATE_TABLE: &str = "turso_sync_local";
+/// Conflicts: changes that were set aside, and notes about transactions that wait; see [`crate::replay`].
+pub const CONFLICT_TABLE: &str = "turso_sync_conflicts";
 /// Acknowledgements of all clients; lives on the remote and arrives through pages.
 pub const WATERMARK_TABLE: &str = "turso_sync_last_change_id";
 /// Name in [`STATE_TABLE`] below which change ids are used up, although their rows may be gone.
 pub const CHANGE_FLOOR: &str = "change_floor";
 
+/// Beginning of names in [`STATE_TABLE`]; the name of a table follows that was ignored when it was made or last pulled.
+pub const IGNORED_MARK: &str = "ignored table ";
+
 /// Tables that exist only in the replica and never travel.
-pub const LOCAL_TABLES: [&str; 3] = [LOG_TABLE, LOG_VERSION_TABLE, STATE_TABLE];
+pub const LOCAL_TABLES: [&str; 4] = [LOG_TABLE, LOG_VERSION_TABLE, STATE_TABLE, CONFLICT_TABLE];
 
 const CREATE: &str = "
 CREATE TABLE turso_cdc (change_id INTEGER PRIMARY KEY, change_time INTEGER, change_txn_id INTEGER,
@@ -27,6 +32,11 @@ CREATE TABLE turso_cdc (change_id INTEGER PRIMARY KEY, change_time INTEGER, chan
 CREATE TABLE turso_cdc_version (table_name TEXT PRIMARY KEY, version TEXT NOT NULL);
 INSERT INTO turso_cdc_version VALUES ('turso_cdc', 'v2');
 CREATE TABLE turso_sync_local (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE turso_sync_conflicts (conflict INTEGER, change_id INTEGER, state TEXT NOT NULL, noticed INTEGER NOT NULL,
+  kind TEXT, \"constraint\" TEXT, sqlite_code INTEGER, message TEXT,
+  table_name TEXT NOT NULL, operation TEXT NOT NULL, \"key\" TEXT NOT NULL, old TEXT, new TEXT,
+  change_time INTEGER, change_type INTEGER NOT NULL, id INTEGER, \"before\" BLOB, \"after\" BLOB, updates BLOB,
+  table_sql TEXT, PRIMARY KEY (conflict, change_id)) WITHOUT ROWID;
 ";
 
 /// Creates the local tables, replacing whatever a remote may have under their names.
@@ -52,6 +62,20 @@ pub enum ChangeType {
     Update = 0,
     /// A row (or schema object) is gone.
     Delete = -1,
+}
+
+impl ChangeType {
+    /// The change with this number.
+    pub fn of(number: i64) -> Result<Self> {
+        match number {
+            1 => Ok(ChangeType::Insert),
+            0 => Ok(ChangeType::Update),
+            -1 => Ok(ChangeType::Delete),
+            other => Err(Error::corrupt(format!(
+                "unknown change type {other} in the change log"
+            ))),
+        }
+    }
 }
 
 /// One row of the change log.
@@ -105,16 +129,7 @@ pub fn read_entries(conn: &Connection, after: i64, limit: usize) -> Result<Vec<L
             change_id: row.get(0)?,
             change_time: row.get(1)?,
             txn_id: row.get(2)?,
-            change_type: match row.get::<_, i64>(3)? {
-                1 => ChangeType::Insert,
-                0 => ChangeType::Update,
-                -1 => ChangeType::Delete,
-                other => {
-                    return Err(Error::corrupt(format!(
-                        "unknown change type {other} in the change log"
-                    )));
-                }
-            },
+            change_type: ChangeType::of(row.get(3)?)?,
             table: row.get(4)?,
             rowid: row.get::<_, Option<i64>>(5)?.unwrap_or(0),
             before: row.get(6)?,

@@ -9,6 +9,7 @@
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer` | what is refused |
+//! | `ignored` | tables that stay local |
 //! | `log`, `state` | the local tables: change log, and what the replica knows about itself |
 //! | `sqlite` | the C interface |
 
@@ -18,6 +19,7 @@ mod connection;
 mod ddl;
 mod flush;
 mod hooks;
+mod ignored;
 pub mod log;
 mod outcome;
 mod session;
@@ -27,4 +29,6 @@ mod statement;
 mod table;
 
 pub use connection::{Connection, Observer, OpenOptions};
+pub use ignored::IgnoredTables;
+pub(crate) use ignored::not_a_table;
 pub use statement::{Statement, Step, ValueType};

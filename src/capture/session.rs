@@ -107,11 +107,12 @@ impl Session {
     /// Prepares the first statement of `sql`; returns its slot and the offset behind it.
     pub fn prepare(&mut self, sql: &str) -> Result<Option<(usize, usize)>> {
         self.hooks.purpose.replace(Purpose::default());
-        let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e))?;
-        let (Some(statement), used) = prepared else {
+        let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e));
+        let purpose = self.hooks.purpose.take();
+        let (Some(statement), used) = prepared? else {
             return Ok(None);
         };
-        let purpose = self.hooks.purpose.take();
+        self.check_writes(&purpose)?;
         let kind = self.kind(&statement, &purpose)?;
         // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
         if let (Some(on), true) = (
@@ -158,8 +159,8 @@ impl Session {
         if statement.is_readonly() {
             return Ok(Kind::Read);
         }
-        if purpose.ddl.as_ref().is_some_and(|ddl| ddl.kind == DdlKind::Alter) {
-            check_new_name(&statement.sql()).map_err(refused)?;
+        if let Some(ddl) = purpose.ddl.as_ref().filter(|ddl| ddl.kind == DdlKind::Alter) {
+            check_new_name(&statement.sql(), &ddl.name, &self.hooks.ignored).map_err(refused)?;
         }
         match vacuum(&statement.sql()) {
             None => Ok(Kind::Write),
@@ -169,6 +170,15 @@ impl Session {
                  remote database, or use VACUUM INTO for a compact copy",
             )),
         }
+    }
+
+    /// Refuses what a statement must not do to ignored tables.
+    fn check_writes(&self, purpose: &Purpose) -> Result<()> {
+        if purpose.writes.is_empty() {
+            return Ok(());
+        }
+        let check = || purpose.writes.check(self.db, &self.hooks.ignored);
+        self.hooks.as_internal(check)
     }
 
     /// An error of SQLite with the authorizer's reason, if it was the authorizer.
@@ -226,6 +236,13 @@ impl Session {
             Err(e) => Err(e),
         };
         let counted = self.counted_since(total);
+        // After a change of the schema SQLite prepares statements anew.
+        if !self.hooks.purpose.borrow().writes.is_empty() {
+            let purpose = self.hooks.purpose.take();
+            if let Err(error) = self.check_writes(&purpose) {
+                return Err(self.roll_back(id, error));
+            }
+        }
         let row = match outcome {
             Ok(row) => row,
             Err(error) => return Err(self.failed(id, kind, error, counted)),
@@ -320,6 +337,9 @@ impl Session {
             Snapshot::take(db).map(Some)
         });
         capture.implicit |= was_autocommit && !db.autocommit();
+        if was_autocommit {
+            hooks.changed_uncaptured.set(false);
+        }
         capture.writers += 1;
         self.set_active(id, true)?;
         self.slot(id)?.schema = snapshot?;
@@ -402,7 +422,7 @@ impl Session {
                     capture
                         .log
                         .write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
-                    finished.write(db, &mut capture.log)
+                    finished.write(db, &mut capture.log, &hooks.ignored)
                 }
                 (
                     _,
@@ -505,7 +525,8 @@ impl Session {
             return Ok(Some(false));
         };
         if hooks.buffer.borrow().is_empty() {
-            return Ok(Some(false));
+            // Rows that nobody captured: what SQLite has kept of them is right.
+            return Ok(Some(hooks.changed_uncaptured.get() && !is_ddl));
         }
         let mut kept = Some(false);
         // What such a statement has left in the implicit transaction would be gone in autocommit mode.

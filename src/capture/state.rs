@@ -242,6 +242,18 @@ pub fn note_sent(path: &Path, state: &ReplicaState, change_id: i64, busy_timeout
     set(path, state, &[(SENT, &change_id)], busy_timeout)
 }
 
+/// Runs `write` in a write transaction of its own, durable on return.
+pub fn write(
+    path: &Path,
+    busy_timeout: Duration,
+    write: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    let mut conn = open_internal(path, busy_timeout)?;
+    let txn = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    write(&txn)?;
+    Ok(txn.commit()?)
+}
+
 /// Changes parts of the state, unless somebody has applied a pull since `state` was read.
 fn set(
     path: &Path,
@@ -249,17 +261,15 @@ fn set(
     values: &[(&str, &dyn ToSql)],
     busy_timeout: Duration,
 ) -> Result<()> {
-    let mut conn = open_internal(path, busy_timeout)?;
-    let txn = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if ReplicaState::read(&txn)?.epoch == state.epoch {
-        for (name, value) in values {
-            txn.execute(
-                &format!("UPDATE {STATE_TABLE} SET value = ?2 WHERE name = ?1"),
-                (name, value),
-            )?;
+    self::write(path, busy_timeout, |conn| {
+        if ReplicaState::read(conn)?.epoch == state.epoch {
+            let sql = format!("UPDATE {STATE_TABLE} SET value = ?2 WHERE name = ?1");
+            for (name, value) in values {
+                conn.execute(&sql, (name, value))?;
+            }
         }
-    }
-    Ok(txn.commit()?)
+        Ok(())
+    })
 }
 
 /// What the remote acknowledged to `client_id`, as far as this database knows: (pull_gen, change_id).

@@ -11,6 +11,7 @@
 //! and the download of a wait, do not need it, so that a long poll never blocks a push.
 
 mod bootstrap;
+mod conflicts;
 mod image;
 mod lock;
 mod maintenance;
@@ -18,6 +19,7 @@ mod metadata;
 mod opts;
 mod pull;
 mod push;
+mod rebuild;
 mod remote;
 
 use std::path::{Path, PathBuf};
@@ -30,8 +32,12 @@ pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfigur
 pub use opts::DatabaseSyncEngineOpts;
 pub use pull::DbChangesStatus;
 
-use crate::capture::Connection;
+pub use crate::replay::{
+    Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Resolution,
+};
+
 use crate::capture::state::{self, ReplicaState};
+use crate::capture::{Connection, IgnoredTables};
 use crate::error::{Error, Result};
 use crate::io::{Operation, SyncEngineIo, SyncEngineIoQueue};
 use crate::pages::{BaseHealth, BaseState, PageStore};
@@ -70,6 +76,7 @@ impl Environment for SystemEnvironment {
 
 struct Inner {
     opts: DatabaseSyncEngineOpts,
+    ignored: IgnoredTables,
     files: Files,
     environment: Box<dyn Environment>,
     queue: SyncEngineIoQueue,
@@ -107,6 +114,7 @@ impl DatabaseSyncEngine {
     /// Like [`new`](Self::new), with time and chance of the caller's making.
     pub fn with_environment(opts: DatabaseSyncEngineOpts, environment: Box<dyn Environment>) -> Result<Self> {
         opts.validate()?;
+        let ignored = IgnoredTables::new(&opts.tables_ignore)?;
         let main = PathBuf::from(&opts.path);
         let files = Files {
             info: format!("{}-info", opts.path),
@@ -117,6 +125,7 @@ impl DatabaseSyncEngine {
             lock: SyncLock::new(files.beside("-lock")),
             store: PageStore::new(&files.main, &files.beside("-wal-revert")),
             opts,
+            ignored,
             files,
             environment,
             queue: SyncEngineIoQueue::default(),
@@ -204,6 +213,23 @@ impl DatabaseSyncEngine {
         })
     }
 
+    /// The conflicts of this replica, oldest transaction first: those that the last sync stopped at, and those that were
+    /// set aside. Reads the local database; also possible while an operation runs.
+    pub fn conflicts(&self) -> Result<Vec<Conflict>> {
+        self.inner.conflicts()
+    }
+
+    /// Resolves the conflict `txn_id`. Needs no network. An error of category `Conflict` if a transaction that was set
+    /// aside still does not fit; it stays set aside then.
+    pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
+        self.operation(move |inner| async move {
+            let guard = inner.lock()?;
+            inner.resolve_conflict(txn_id, resolution, &guard)?;
+            inner.leave(guard);
+            Ok(())
+        })
+    }
+
     /// Figures about the replica.
     pub fn stats(&self) -> Operation<DatabaseSyncEngineStats> {
         self.operation(|inner| async move { inner.stats() })
@@ -283,6 +309,7 @@ impl Inner {
         self.require_open()?;
         let options = crate::capture::OpenOptions {
             capture: true,
+            ignored: self.ignored.clone(),
             read_only: false,
             observer: Some(Arc::new(maintenance::CheckpointWhenNeeded(self.clone()))),
         };

@@ -1,6 +1,7 @@
 //! Configuration of a replica.
 
 use crate::error::{Error, Result};
+use crate::replay::ConflictPolicy;
 
 /// Configuration of a replica; fixed when the engine is made.
 #[derive(Clone, Default)]
@@ -28,6 +29,16 @@ pub struct DatabaseSyncEngineOpts {
     pub push_operations_threshold: u64,
     /// Bytes per request of a bootstrap; 0 = everything in one request.
     pub pull_bytes_threshold: u64,
+    /// Names of tables that stay local: their rows and schema (with indexes and triggers on them) are never captured
+    /// or pushed, and every pull leaves them as they are; a table of that name on the remote is invisible here, except
+    /// that a replica made by download starts with its content. Compared without regard to case.
+    ///
+    /// The choice is for the life of a table: changes captured before it was made are still pushed, and the rows of a
+    /// table that is no longer listed stay unknown to the remote. A pull would remove it, so it refuses until the table
+    /// is listed again or dropped.
+    pub tables_ignore: Vec<String>,
+    /// What push and pull do about a transaction that the other side does not take.
+    pub conflict_policy: ConflictPolicy,
 }
 
 impl std::fmt::Debug for DatabaseSyncEngineOpts {
@@ -40,6 +51,7 @@ impl std::fmt::Debug for DatabaseSyncEngineOpts {
             .field("bootstrap_if_empty", &self.bootstrap_if_empty)
             .field("push_operations_threshold", &self.push_operations_threshold)
             .field("pull_bytes_threshold", &self.pull_bytes_threshold)
+            .field("tables_ignore", &self.tables_ignore)
             .finish_non_exhaustive()
     }
 }

@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::lock::SyncGuard;
 use super::remote::Shared;
 use super::{BUSY_TIMEOUT, Inner, base_state};
-use crate::capture::log;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
-use crate::pages::{ApplyContext, Base, BaseHealth, Changes, ChangesWriter};
+use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
 use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
-use crate::replay::{self, Progress, RebaseFn};
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
 pub struct DbChangesStatus {
@@ -174,26 +172,8 @@ impl Inner {
             false => Base::Known(base_state(&state)),
             true => Base::Lost { epoch: state.epoch },
         };
-        let apply = |replay: RebaseFn| {
-            self.store
-                .apply(base, &downloaded.changes, BUSY_TIMEOUT, |context| {
-                    rebuild(context, &state, &downloaded.revision, replay)
-                })
-        };
-        match apply(replay::rebase) {
-            // Perhaps the user has repaired it since. If not, the first word is the clearer one.
-            Err(first) if first.category == Category::Conflict => {
-                let first_word = |e: Error| {
-                    if e.category == Category::Conflict {
-                        first
-                    } else {
-                        e
-                    }
-                };
-                apply(replay::rebase_net).map_err(first_word)?
-            }
-            result => result?,
-        };
+        let plan = self.plan();
+        self.rebuild(base, &state, &downloaded.changes, &downloaded.revision, &plan)?;
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
         drop(downloaded);
         self.checkpoint_if_large(guard);
@@ -203,34 +183,6 @@ impl Inner {
         })
         .await
     }
-}
-
-/// Makes the new local state on the scratch: what is only local, and the pending changes over the new base.
-fn rebuild(context: &ApplyContext<'_>, state: &ReplicaState, revision: &str, replay: RebaseFn) -> Result<()> {
-    let last = state::last_change_id(context.current)?;
-    let before = state::read_watermark(context.current, &state.client_id)?;
-    let now = state::read_watermark(context.scratch, &state.client_id)?;
-    let acknowledged = check_watermark(before, now, last)?;
-    let header = state::rebase_header(context.current, context.scratch, state)?;
-    log::create_local_tables(context.scratch)?;
-    // Read again: a push may have sent more since.
-    let sent = ReplicaState::read(context.current)?.sent;
-    let progress = Progress {
-        acknowledged,
-        sent,
-        last,
-    };
-    let report = replay(context.current, context.scratch, progress)?;
-    let state = ReplicaState {
-        client_id: state.client_id.clone(),
-        epoch: context.new_epoch,
-        revision: revision.to_owned(),
-        base_pages: context.base_pages,
-        change_floor: last.max(report.last_change_id),
-        sent,
-        header,
-    };
-    state.write(context.scratch)
 }
 
 /// The change id up to which the remote has our changes. `before` is what the previous base said, `last` the

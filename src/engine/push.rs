@@ -4,19 +4,26 @@
 //! A request consists of whole local transactions. Each step depends on the success of the one before, so that
 //! after any failure nothing is left but a ROLLBACK. A guard step repeats what this client believes the watermark
 //! to be: a request that is delivered twice, or late, changes nothing.
+//!
+//! A request without an answer may still arrive. If its changes turn out to be in conflict, and something else is to
+//! become of them, it is shut out first: the guards compare a *fence* as well, a number that is raised then.
+
+use std::collections::HashSet;
 
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, check_status};
 use super::{BUSY_TIMEOUT, Inner, base_state};
-use crate::capture::log::WATERMARK_TABLE;
+use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
 use crate::io::SyncEngineIo;
 use crate::pages::BaseHealth;
 use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
 use crate::record::Value;
-use crate::replay::{Purpose, PushGenerator, ReplayStatement, Transactions};
+use crate::replay::{
+    Failure, Purpose, PushGenerator, ReplayStatement, Transactions, conflicts, is_transient,
+};
 
 /// Row changes after which a new request starts, unless configured.
 const DEFAULT_OPERATIONS: u64 = 2000;
@@ -31,7 +38,14 @@ enum Outcome {
     /// The remote is not as this replica believes; a pull will tell more.
     RemoteMoved,
     /// The remote refused a change.
-    Refused(Error),
+    Refused(Box<Failure>),
+}
+
+/// The remote's answer to a batch.
+enum Verdict<'a> {
+    Committed,
+    Moved,
+    Refused(&'a ReplayStatement, &'a StmtError),
 }
 
 /// One request: whole transactions, and what to make of an error in one of its steps.
@@ -54,6 +68,10 @@ struct BatchReader {
     position: i64,
     /// What the remote has acknowledged.
     acknowledged: i64,
+    /// The remote's fence for this replica.
+    fence: i64,
+    /// Transactions that overwrite what is in their way.
+    overwriting: HashSet<i64>,
     /// What the remote's header holds.
     header: HeaderValues,
     operations: u64,
@@ -62,7 +80,8 @@ struct BatchReader {
 impl Inner {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
         let mut last = Error::busy("other clients keep changing the remote under this push; repeat it later");
-        for _ in 0..MAX_REBASES {
+        let mut rebases = 0;
+        while rebases < MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
                 BaseHealth::Intact => self.push_once(&state).await?,
@@ -72,14 +91,17 @@ impl Inner {
             match outcome {
                 Outcome::Done => return Ok(()),
                 Outcome::RemoteMoved => {
+                    rebases += 1;
                     self.pull_now(guard).await?;
                 }
-                // Over the newest state of the remote it may pass, or be a conflict that a rebase resolves.
-                Outcome::Refused(e) => {
-                    if !matches!(self.pull_now(guard).await, Ok(true)) {
-                        return Err(e);
+                // Over the newest state of the remote it may pass, or be a conflict that a rebase finds.
+                Outcome::Refused(failure) => {
+                    if self.pull_now(guard).await? {
+                        rebases += 1;
+                        last = failure.error;
+                    } else {
+                        self.handle_refusal(*failure, guard)?;
                     }
-                    last = e;
                 }
             }
         }
@@ -87,13 +109,17 @@ impl Inner {
     }
 
     async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
-        let acknowledged = self.ask_watermark(state).await?;
+        let (acknowledged, fence) = self.ask_watermark(state).await?;
+        // An earlier request has had no answer.
+        let mut in_doubt = state.sent > acknowledged;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
             generator,
             client_id: state.client_id.clone(),
             position: 0,
             acknowledged,
+            fence,
+            overwriting: HashSet::new(),
             header: state.header,
             operations: match self.opts.push_operations_threshold {
                 0 => DEFAULT_OPERATIONS,
@@ -104,6 +130,7 @@ impl Inner {
         loop {
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
             let header = HeaderValues::read(&conn)?;
+            reader.overwriting = conflicts::overwriting(&conn)?;
             let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
             let Some(batch) = batch else { break };
@@ -112,20 +139,35 @@ impl Inner {
                 sent = batch.last_change_id;
             }
             let result = self.send(&batch.body, batch.steps).await?;
-            match batch.check(&result)? {
-                Outcome::Done => {}
-                not_done => {
-                    // The remote has said that it did not keep them.
-                    state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
-                    return Ok(not_done);
+            let outcome = match batch.check(&result)? {
+                Verdict::Committed => None,
+                Verdict::Moved => Some(Outcome::RemoteMoved),
+                Verdict::Refused(statement, error) => {
+                    let failure = self.failure(&mut reader.generator, statement, error)?;
+                    if in_doubt && !is_transient(&failure.error) {
+                        in_doubt = !self.raise_fence(reader.fence_request()?).await?;
+                    }
+                    Some(match in_doubt {
+                        false => Outcome::Refused(Box::new(failure)),
+                        true => Outcome::RemoteMoved,
+                    })
                 }
+            };
+            if let Some(not_done) = outcome {
+                if !in_doubt {
+                    // The remote has said that it did not keep them, and nothing is on the way.
+                    state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+                }
+                return Ok(not_done);
             }
+            in_doubt = false;
             reader.acknowledged = batch.last_change_id;
             if batch.header != reader.header {
                 state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
                 reader.header = batch.header;
             }
         }
+        self.forget_settled_conflicts(reader.acknowledged)?;
         let (now, hint) = (self.environment.unix_time(), reader.acknowledged);
         self.update_metadata(|m| {
             m.last_push_unix_time = Some(now);
@@ -135,43 +177,84 @@ impl Inner {
         Ok(Outcome::Done)
     }
 
-    /// The change id up to which the remote has the changes of this replica.
-    async fn ask_watermark(&self, state: &ReplicaState) -> Result<i64> {
+    /// The change id up to which the remote has the changes of this replica, and the fence.
+    async fn ask_watermark(&self, state: &ReplicaState) -> Result<(i64, i64)> {
         let mut batch = BatchBuilder::plain();
-        let sql = format!("SELECT pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id = ?");
-        batch.query(&sql, &[text(&state.client_id)])?;
+        let sql =
+            format!("SELECT client_id, pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id IN (?, ?)");
+        let fence_id = fence_id(&state.client_id);
+        batch.query(&sql, &[text(&state.client_id), text(&fence_id)])?;
         let (body, steps) = batch.finish();
         let result = self.send(&body, steps).await?;
-        let now = match (result.first_error(), result.result(0)) {
-            (Some((_, e)), _) if e.message.contains("no such table") => None,
+        let rows = match (result.first_error(), result.result(0)) {
+            (Some((_, e)), _) if e.message.contains("no such table") => &[],
             (Some((_, e)), _) => {
                 return Err(Error::from(e.clone()).context("push: cannot read the watermark"));
             }
-            (None, Some(rows)) => match rows.rows.as_slice() {
-                [] => None,
-                [row] => match row.as_slice() {
-                    [Value::Integer(pull_gen), Value::Integer(change_id)] => Some((*pull_gen, *change_id)),
-                    _ => {
-                        return Err(Error::protocol(
-                            "push: the remote's watermark is not a pair of integers",
-                        ));
-                    }
-                },
-                _ => {
-                    return Err(Error::protocol(
-                        "push: the remote has several watermarks for this replica",
-                    ));
-                }
-            },
+            (None, Some(result)) => result.rows.as_slice(),
             (None, None) => {
                 return Err(Error::protocol(
                     "push: the remote did not answer the watermark query",
                 ));
             }
         };
+        let (mut now, mut fence) = (None, None);
+        for row in rows {
+            let [
+                Value::Text(id),
+                Value::Integer(pull_gen),
+                Value::Integer(change_id),
+            ] = row.as_slice()
+            else {
+                return Err(Error::protocol("push: the remote's watermark is malformed"));
+            };
+            let place = if id == fence_id.as_bytes() {
+                &mut fence
+            } else {
+                &mut now
+            };
+            if place.replace((*pull_gen, *change_id)).is_some() {
+                return Err(Error::protocol(
+                    "push: the remote has several watermarks for this replica",
+                ));
+            }
+        }
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
         let before = state::read_watermark(&conn, &state.client_id)?;
-        check_watermark(before, now, state::last_change_id(&conn)?)
+        let acknowledged = check_watermark(before, now, state::last_change_id(&conn)?)?;
+        Ok((acknowledged, fence.map_or(0, |(_, fence)| fence)))
+    }
+
+    /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
+    async fn raise_fence(&self, (body, steps): (Vec<u8>, usize)) -> Result<bool> {
+        let result = self.send(&body, steps).await?;
+        match result.first_error() {
+            None => Ok(true),
+            Some((GUARD_STEP, _)) => Ok(false),
+            Some((_, e)) => Err(Error::from(e.clone()).context("push: cannot raise the fence")),
+        }
+    }
+
+    /// A statement that the remote refused.
+    fn failure(
+        &self,
+        generator: &mut PushGenerator,
+        statement: &ReplayStatement,
+        error: &StmtError,
+    ) -> Result<Failure> {
+        let mut refused = statement.failed(Error::from(error.clone())).context("push");
+        if !is_transient(&refused) {
+            (refused.category, refused.code) = (Category::Conflict, Code::Constraint);
+        }
+        refused
+            .message
+            .push_str("; nothing of this transaction is on the remote, it stays pending");
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let entries = read_entries(&conn, statement.change_id - 1, 1)?;
+        let entry = entries
+            .first()
+            .ok_or_else(|| Error::internal("a change that was sent is not in the log"))?;
+        Ok(generator.failure(entry, statement, refused))
     }
 
     async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
@@ -180,6 +263,22 @@ impl Inner {
         check_status("push", &response)?;
         PipelineResponse::parse(&response.body)?.into_batch(steps)
     }
+}
+
+/// Position of the guard in a request of changes.
+const GUARD_STEP: usize = 2;
+
+/// Sets a watermark; its values come from [`watermark`].
+const UPSERT_WATERMARK: &str = "INSERT INTO turso_sync_last_change_id(client_id, pull_gen, change_id) VALUES (?, ?, ?) \
+     ON CONFLICT(client_id) DO UPDATE SET pull_gen=excluded.pull_gen, change_id=excluded.change_id";
+
+fn watermark(client_id: &str, change_id: i64) -> [Value; 3] {
+    [text(client_id), Value::Integer(0), Value::Integer(change_id)]
+}
+
+/// Under which the fence lies among the watermarks.
+fn fence_id(client_id: &str) -> String {
+    format!("{client_id}/fence")
 }
 
 fn text(s: &str) -> Value {
@@ -201,7 +300,10 @@ impl BatchReader {
                 txn.iter().try_for_each(|entry| self.generator.skip(entry))?;
                 continue;
             }
-            for statement in self.generator.transaction(&txn)? {
+            let overwrite = txn
+                .first()
+                .is_some_and(|first| self.overwriting.contains(&first.txn_id));
+            for statement in self.generator.transaction(&txn, overwrite)? {
                 builder
                     .step(&statement.sql, &statement.args)
                     .map_err(|e| statement.failed(e))?;
@@ -220,18 +322,7 @@ impl BatchReader {
         for statement in batch_header.changes_from(&self.header) {
             builder.step(&statement, &[])?;
         }
-        let sql = format!(
-            "INSERT INTO {WATERMARK_TABLE}(client_id, pull_gen, change_id) VALUES (?, ?, ?) \
-             ON CONFLICT(client_id) DO UPDATE SET pull_gen=excluded.pull_gen, change_id=excluded.change_id"
-        );
-        builder.step(
-            &sql,
-            &[
-                text(&self.client_id),
-                Value::Integer(0),
-                Value::Integer(last_change_id),
-            ],
-        )?;
+        builder.step(UPSERT_WATERMARK, &watermark(&self.client_id, last_change_id))?;
         let (body, steps) = builder.commit()?;
         Ok(Some(Batch {
             body,
@@ -241,6 +332,14 @@ impl BatchReader {
             last_change_id,
             header: batch_header,
         }))
+    }
+
+    /// A request that carries nothing but a higher fence.
+    fn fence_request(&self) -> Result<(Vec<u8>, usize)> {
+        let mut builder = self.start()?;
+        let fence = self.fence.wrapping_add(1);
+        builder.step(UPSERT_WATERMARK, &watermark(&fence_id(&self.client_id), fence))?;
+        builder.commit()
     }
 
     /// The steps before the changes: the last of them is the guard.
@@ -254,12 +353,15 @@ impl BatchReader {
             &[],
         )?;
         // abs() of the smallest integer is an error on every server.
+        let value = format!("ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ?");
         builder.step(
-            &format!(
-                "SELECT CASE WHEN ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ? \
-                 THEN abs(-9223372036854775808) END"
-            ),
-            &[text(&self.client_id), Value::Integer(self.acknowledged)],
+            &format!("SELECT CASE WHEN {value} OR {value} THEN abs(-9223372036854775808) END"),
+            &[
+                text(&self.client_id),
+                Value::Integer(self.acknowledged),
+                text(&fence_id(&self.client_id)),
+                Value::Integer(self.fence),
+            ],
         )?;
         Ok(builder)
     }
@@ -267,11 +369,11 @@ impl BatchReader {
 
 impl Batch {
     /// What the remote made of the request.
-    fn check(&self, result: &BatchResult) -> Result<Outcome> {
+    fn check<'a>(&'a self, result: &'a BatchResult) -> Result<Verdict<'a>> {
         let Some((step, error)) = result.first_error() else {
             // The commit is the last step but one.
             return match result.result(self.steps.saturating_sub(2)) {
-                Some(_) => Ok(Outcome::Done),
+                Some(_) => Ok(Verdict::Committed),
                 None => {
                     Err(Error::protocol("push: the remote reports neither an error nor a commit").retry())
                 }
@@ -279,23 +381,13 @@ impl Batch {
         };
         if step == 0 {
             let e = Error::from(error.clone()).context("push: the remote cannot begin a transaction");
-            let busy = error.message.contains("locked") || error.message.contains("busy");
-            return Err(if busy { e.retry() } else { e });
+            return Err(if is_transient(&e) { e.retry() } else { e });
         }
         match step.checked_sub(self.first).and_then(|i| self.statements.get(i)) {
-            Some(statement) if statement.purpose == Purpose::Guard => Ok(Outcome::RemoteMoved),
-            Some(statement) => Ok(Outcome::Refused(refused(statement, error))),
-            None if step + 1 == self.first => Ok(Outcome::RemoteMoved),
+            Some(statement) if statement.purpose == Purpose::Guard => Ok(Verdict::Moved),
+            Some(statement) => Ok(Verdict::Refused(statement, error)),
+            None if step + 1 == self.first => Ok(Verdict::Moved),
             None => Err(Error::from(error.clone()).context("push")),
         }
     }
-}
-
-/// A statement that the remote refused.
-fn refused(statement: &ReplayStatement, error: &StmtError) -> Error {
-    let mut refused = statement.failed(Error::from(error.clone())).context("push");
-    refused
-        .message
-        .push_str("; nothing of this transaction is on the remote, it stays pending");
-    refused
 }

@@ -20,6 +20,7 @@
 pub mod pipeline;
 pub mod pull;
 pub mod selector;
+pub mod sqlite_code;
 pub mod url;
 mod value;
 

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Category, Code, Error, Result};
+use crate::protocol::sqlite_code;
 use crate::record::Value;
 
 /// Code of an error in one step of a batch.
@@ -298,23 +299,23 @@ pub struct Col {
 pub struct StmtError {
     /// SQLite's text.
     pub message: String,
-    /// What kind of failure.
+    /// What kind of failure: our server sends SQLite's result code by name, the reference server words of its own.
     #[serde(default)]
     pub code: Option<String>,
 }
 
 impl From<StmtError> for Error {
     fn from(e: StmtError) -> Self {
-        let code = if e.message.contains("constraint failed") {
-            Code::Constraint
-        } else {
-            Code::Error
+        let message = format!("the remote refused a statement: {}", e.message);
+        let error = match e.code.as_deref().and_then(sqlite_code::code_of) {
+            Some(code) => Error::sqlite(code, message),
+            // The reference server has only words.
+            None if e.message.contains("constraint failed") => {
+                Error::new(Category::Remote, Code::Constraint, message)
+            }
+            None => Error::new(Category::Remote, Code::Error, message),
         };
-        Error::new(
-            Category::Remote,
-            code,
-            format!("the remote refused a statement: {}", e.message),
-        )
+        error.categorized(Category::Remote)
     }
 }
 

@@ -36,6 +36,26 @@ impl SchemaRow {
         Ok(conn.query_row(sql, [name], read).optional()?)
     }
 
+    /// True if this object and `there` need no decision. Tables of the same name are merged by the names of their
+    /// columns, so that two devices can create the same table in different versions of an app.
+    pub(super) fn is_same_as(&self, there: &SchemaRow) -> bool {
+        let is_plain_table = |row: &SchemaRow| row.kind == "table" && !row.sql.starts_with("CREATE VIRTUAL");
+        self.kind == there.kind && (self.sql == there.sql || (is_plain_table(self) && is_plain_table(there)))
+    }
+
+    /// True if nothing is lost but the object itself when another one takes its place.
+    pub(super) fn can_be_replaced(&self) -> bool {
+        self.kind != "table"
+    }
+
+    fn drop_statement(&self) -> String {
+        format!(
+            "DROP {} IF EXISTS {}",
+            self.kind.to_uppercase(),
+            quote(&self.name)
+        )
+    }
+
     /// The row as a record; the root page, which is different everywhere, is 0.
     pub(super) fn encode(self) -> Vec<u8> {
         let text = |t: String| Value::Text(t.into_bytes());
@@ -125,25 +145,39 @@ impl Ddl {
     }
 
     /// The statement to execute.
-    pub(super) fn sql(&self) -> Result<String> {
+    pub(super) fn sql(&self) -> String {
         match self {
-            Ddl::Create(row) => create_if_not_exists(&row.sql),
-            Ddl::Drop(row) => Ok(format!(
-                "DROP {} IF EXISTS {}",
-                row.kind.to_uppercase(),
-                quote(&row.name)
-            )),
-            Ddl::Alter { statement, .. } => Ok(statement.clone()),
+            Ddl::Create(row) => row.sql.clone(),
+            Ddl::Drop(row) => row.drop_statement(),
+            Ddl::Alter { statement, .. } => statement.clone(),
         }
     }
 
-    /// Executes the statement on `conn`. An `ALTER TABLE` whose result is there already (somebody else did the
-    /// same) is not needed, nor is what a virtual table does with its own storage.
+    /// Executes the change on `conn`, and returns the statements that did it. None if it is not needed: an `ALTER
+    /// TABLE` whose result is there already (somebody else did the same), and what a virtual table does with its own
+    /// storage. With `overwrite` a creation replaces an object of the same name.
+    pub(super) fn execute(&self, conn: &Connection, overwrite: bool) -> Result<Vec<String>> {
+        let mut statements = Vec::new();
+        if let (Ddl::Create(row), true) = (self, overwrite)
+            && let Some(there) = SchemaRow::find(conn, &row.name)?
+            && there.can_be_replaced()
+        {
+            let sql = there.drop_statement();
+            conn.execute_batch(&sql)?;
+            statements.push(sql);
+        }
+        if self.apply(conn)? == Applied::Executed {
+            statements.push(self.sql());
+        }
+        Ok(statements)
+    }
+
+    /// Executes the statement on `conn`.
     pub(super) fn apply(&self, conn: &Connection) -> Result<Applied> {
         if is_shadow(conn, &self.row().name)? {
             return Ok(Applied::Unneeded);
         }
-        let sql = self.sql()?;
+        let sql = self.sql();
         match conn.execute_batch(&sql) {
             Ok(()) => Ok(Applied::Executed),
             Err(_) if self.is_there(conn)? => Ok(Applied::Unneeded),

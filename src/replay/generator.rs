@@ -101,7 +101,7 @@ enum Kind {
     GuardSingle,
 }
 
-type TextKey = (Kind, Vec<bool>, Vec<&'static str>);
+type TextKey = (Kind, bool, Vec<bool>, Vec<&'static str>);
 
 /// Makes statements from row changes, for a connection that has the schema as of the change.
 ///
@@ -109,6 +109,8 @@ type TextKey = (Kind, Vec<bool>, Vec<&'static str>);
 #[derive(Debug, Default)]
 pub struct Generator {
     tables: HashMap<String, Known>,
+    /// Statements remove rows that stand in the way of a UNIQUE constraint.
+    overwrite: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,11 @@ impl Generator {
     /// A generator that knows nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether the statements from now on remove rows that stand in the way of a UNIQUE constraint.
+    pub(super) fn set_overwrite(&mut self, overwrite: bool) {
+        self.overwrite = overwrite;
     }
 
     /// Forgets all tables.
@@ -171,6 +178,7 @@ impl Generator {
         let mut out = Statements {
             table,
             texts: &mut known.texts,
+            overwrite: self.overwrite,
             entry,
             done: Vec::new(),
         };
@@ -188,6 +196,7 @@ impl Generator {
 struct Statements<'a> {
     table: &'a Table,
     texts: &'a mut HashMap<TextKey, Arc<str>>,
+    overwrite: bool,
     entry: &'a LogEntry,
     done: Vec<ReplayStatement>,
 }
@@ -196,6 +205,15 @@ impl Statements<'_> {
     fn insert(&mut self, identity: Identity, change: &RowChange) {
         let mut slots = Slots::default();
         match identity {
+            // The update of an upsert never replaces neighbours, a plain one does.
+            Identity::Key if self.overwrite => {
+                let own_key = |i: usize| self.table.key.contains(&i);
+                let mut mask: Vec<bool> = (0..change.after.len()).map(|i| !own_key(i)).collect();
+                if !mask.contains(&true) {
+                    mask.fill(true);
+                }
+                self.update_by_key(&mask, &change.after, change);
+            }
             Identity::Key => {
                 slots.extend(&change.after);
                 self.add(Kind::Upsert, &[], slots);
@@ -228,18 +246,11 @@ impl Statements<'_> {
                 None => return,
             }
         }
-        if identity != Identity::Key {
-            self.guard_present(identity, change);
+        if identity == Identity::Key {
+            return self.update_by_key(&mask, &change.before, change);
         }
-        let mut slots = Slots::default();
-        slots.extend(
-            change
-                .after
-                .iter()
-                .zip(&mask)
-                .filter(|(_, changed)| **changed)
-                .map(|(v, _)| v),
-        );
+        self.guard_present(identity, change);
+        let mut slots = changed_values(&mask, change);
         match identity {
             Identity::Key => slots.extend(self.table.key_values(&change.before)),
             // The guard has seen to the content.
@@ -247,18 +258,21 @@ impl Statements<'_> {
             Identity::Content => slots.extend(&change.before),
         }
         self.add(Kind::Update(identity), &mask, slots);
-        if identity == Identity::Key {
-            self.recreate(&mask, change);
-        }
+    }
+
+    /// Gives the row with the key of `old` the new values of the columns in `mask`, or makes it anew.
+    fn update_by_key(&mut self, mask: &[bool], old: &[Value], change: &RowChange) {
+        let mut slots = changed_values(mask, change);
+        slots.extend(self.table.key_values(old));
+        self.add(Kind::Update(Identity::Key), mask, slots);
+        self.recreate(mask, old, change);
     }
 
     /// Inserts the new image of an updated row that was deleted on the other side.
-    fn recreate(&mut self, mask: &[bool], change: &RowChange) {
+    fn recreate(&mut self, mask: &[bool], old: &[Value], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
-        let key_changed = table
-            .key_values(&change.after)
-            .ne(table.key_values(&change.before));
+        let key_changed = table.key_values(&change.after).ne(table.key_values(old));
         let mut slots = Slots::default();
         slots.extend(&change.after);
         if !key_changed {
@@ -311,12 +325,12 @@ impl Statements<'_> {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
         };
-        let key = (kind, mask.to_vec(), slots.shape());
+        let key = (kind, self.overwrite, mask.to_vec(), slots.shape());
         let (marks, args) = slots.into_parts();
         let sql = match self.texts.get(&key) {
             Some(sql) => sql.clone(),
             None => {
-                let sql: Arc<str> = text(self.table, kind, mask, &marks).into();
+                let sql: Arc<str> = text(self.table, kind, self.overwrite, mask, &marks).into();
                 if self.texts.len() >= TEXTS_PER_TABLE {
                     self.texts.clear();
                 }
@@ -337,12 +351,12 @@ impl Statements<'_> {
 }
 
 /// The text of a statement; `marks` stand for its values in order.
-fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
+fn text(table: &Table, kind: Kind, overwrite: bool, mask: &[bool], marks: &[&str]) -> String {
     let name = quote(&table.name);
-    let abort = if table.own_conflict_clause {
-        "OR ABORT "
-    } else {
-        ""
+    let or = match (overwrite, table.own_conflict_clause) {
+        (true, _) => "OR REPLACE ",
+        (false, true) => "OR ABORT ",
+        (false, false) => "",
     };
     let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
     let columns = names.join(", ");
@@ -353,15 +367,15 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
             let set = |k: &usize| !(table.integer_key && table.key.contains(k));
             let set: Vec<usize> = (0..names.len()).filter(set).collect();
             let upsert = upsert(table, &names, &set);
-            format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row}) {upsert}")
+            format!("INSERT {or}INTO {name} ({columns}) VALUES ({row}) {upsert}")
         }
         Kind::Insert(Identity::Rowid(alias)) => {
             format!(
-                "INSERT {abort}INTO {name} ({alias}, {columns}) VALUES ({})",
+                "INSERT {or}INTO {name} ({alias}, {columns}) VALUES ({})",
                 marks.join(", ")
             )
         }
-        Kind::Insert(_) => format!("INSERT {abort}INTO {name} ({columns}) VALUES ({row})"),
+        Kind::Insert(_) => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
         Kind::Update(identity) => {
             let mut marks = marks.iter();
             let changed = names.iter().zip(mask).filter(|(_, changed)| **changed);
@@ -373,7 +387,7 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
                 Identity::Rowid(alias) => format!("{alias} = ?"),
                 other => condition(table, &names, other, marks.as_slice()),
             };
-            format!("UPDATE {abort}{name} SET {} WHERE {found}", set.join(", "))
+            format!("UPDATE {or}{name} SET {} WHERE {found}", set.join(", "))
         }
         Kind::Recreate {
             key_changed,
@@ -382,13 +396,15 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
             let again = match (key_changed, null_key) {
                 (false, _) => when_missing(table, &names, rest),
                 (true, true) => "changes() = 0".to_owned(),
+                // The update of an upsert would not overwrite.
+                (true, false) if overwrite => "changes() = 0".to_owned(),
                 (true, false) => {
                     let set = |i: &usize| mask.get(*i) == Some(&true) && !table.key.contains(i);
                     let set: Vec<usize> = (0..names.len()).filter(set).collect();
                     format!("changes() = 0 {}", upsert(table, &names, &set))
                 }
             };
-            format!("INSERT {abort}INTO {name} ({columns}) SELECT {row} WHERE {again}")
+            format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE {again}")
         }
         Kind::Delete(identity) => {
             format!(
@@ -398,6 +414,14 @@ fn text(table: &Table, kind: Kind, mask: &[bool], marks: &[&str]) -> String {
         }
         Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
     }
+}
+
+/// The new values of the columns in `mask`.
+fn changed_values(mask: &[bool], change: &RowChange) -> Slots {
+    let mut slots = Slots::default();
+    let changed = change.after.iter().zip(mask).filter(|(_, changed)| **changed);
+    slots.extend(changed.map(|(value, _)| value));
+    slots
 }
 
 /// The condition under which an update has found no row.

@@ -22,20 +22,31 @@
 //! foreign-key actions made are, because foreign keys are off in both executors.
 
 mod cascade;
+mod conflict;
+pub mod conflicts;
 mod ddl;
 mod generator;
+mod local;
 mod net;
 mod push;
 mod rebase;
+mod resolve;
 mod table;
+mod touched;
 mod transactions;
 mod values;
 
 use std::sync::Arc;
 
+pub use conflict::{
+    Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Failure, Resolution,
+    is_transient,
+};
 pub use generator::Generator;
+pub use local::LocalTables;
 pub use push::PushGenerator;
 pub use rebase::{RebaseReport, rebase, rebase_net};
+pub use resolve::{Plan, Removal, Restoring, rebase_resolving};
 pub use transactions::Transactions;
 
 use crate::capture::log::{LOCAL_TABLES, LogEntry, WATERMARK_TABLE};
@@ -52,10 +63,6 @@ pub struct Progress {
     /// The largest id that was given out.
     pub last: i64,
 }
-
-/// [`rebase`] or [`rebase_net`].
-pub type RebaseFn =
-    fn(&rusqlite::Connection, &rusqlite::Connection, Progress) -> crate::error::Result<RebaseReport>;
 
 /// What a statement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +95,8 @@ pub struct ReplayStatement {
 }
 
 impl ReplayStatement {
-    /// Describes a failure of this statement. A constraint failure becomes an error of category `Conflict`; others
-    /// keep their category. The message names transaction, change, table and key columns, never row contents.
+    /// Describes a failure of this statement. If SQLite has judged it (a constraint, a missing table) it becomes an error
+    /// of category `Conflict`; other errors keep their category. The message names transaction, change, table and key columns, never row contents.
     pub fn failed(&self, cause: Error) -> Error {
         let key = match self.key.as_ref() {
             [] => String::new(),
@@ -101,6 +108,7 @@ impl ReplayStatement {
         );
         let category = match cause.code {
             Code::Constraint => Category::Conflict,
+            _ if conflict::is_verdict(&cause) => Category::Conflict,
             _ => cause.category,
         };
         cause.context(context).categorized(category)

@@ -3,10 +3,12 @@
 use rusqlite::Connection;
 
 use crate::capture::log::LogEntry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::replay::cascade::Cascades;
-use crate::replay::ddl::{Applied, Ddl, SCHEMA_TABLE, mirror};
-use crate::replay::generator::Generator;
+use crate::replay::conflict::Failure;
+use crate::replay::conflicts::key_json;
+use crate::replay::ddl::{Ddl, SCHEMA_TABLE, mirror};
+use crate::replay::generator::{Generator, RowChange};
 use crate::replay::{Purpose, ReplayStatement, is_internal};
 
 /// Makes the statements of a push.
@@ -30,18 +32,20 @@ impl PushGenerator {
     /// Passes over an entry that the remote has acknowledged.
     pub fn skip(&mut self, entry: &LogEntry) -> Result<()> {
         if entry.table == SCHEMA_TABLE {
-            self.ddl(entry)?;
+            self.ddl(entry, false)?;
         }
         Ok(())
     }
 
-    /// The statements that carry one whole local transaction, in order. May be empty.
-    pub fn transaction(&mut self, entries: &[LogEntry]) -> Result<Vec<ReplayStatement>> {
+    /// The statements that carry one whole local transaction, in order. May be empty. With `overwrite` they remove
+    /// what is in their way.
+    pub fn transaction(&mut self, entries: &[LogEntry], overwrite: bool) -> Result<Vec<ReplayStatement>> {
         let mut statements = Vec::with_capacity(entries.len());
         let mut cascades = Cascades::default();
+        self.generator.set_overwrite(overwrite);
         for entry in entries {
             if entry.table == SCHEMA_TABLE {
-                statements.extend(self.ddl(entry)?);
+                statements.extend(self.ddl(entry, overwrite)?);
             } else if !is_internal(&entry.table)
                 && cascades.replays(&mut self.generator, &self.mirror, entry)?
             {
@@ -51,13 +55,30 @@ impl PushGenerator {
         Ok(statements)
     }
 
-    fn ddl(&mut self, entry: &LogEntry) -> Result<Option<ReplayStatement>> {
+    /// What a refused statement was about. `entry` is its change.
+    pub fn failure(&mut self, entry: &LogEntry, statement: &ReplayStatement, error: Error) -> Failure {
+        let table = self
+            .generator
+            .find_table(&self.mirror, &entry.table)
+            .ok()
+            .flatten();
+        let change = table
+            .as_ref()
+            .and_then(|table| RowChange::decode(table, entry).ok());
+        let key = match (&table, &change) {
+            (Some(table), Some(change)) => key_json(table, change),
+            _ => String::new(),
+        };
+        Failure::of(entry, statement.table.clone(), key, error)
+    }
+
+    fn ddl(&mut self, entry: &LogEntry, overwrite: bool) -> Result<Vec<ReplayStatement>> {
         let Some(ddl) = Ddl::decode(entry)? else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         self.generator.invalidate();
         let statement = ReplayStatement {
-            sql: ddl.sql()?.into(),
+            sql: ddl.sql().into(),
             args: Vec::new(),
             purpose: Purpose::Change,
             change_id: entry.change_id,
@@ -65,9 +86,13 @@ impl PushGenerator {
             table: ddl.row().table.clone(),
             key: [].into(),
         };
-        match ddl.apply(&self.mirror).map_err(|e| statement.failed(e))? {
-            Applied::Executed => Ok(Some(statement)),
-            Applied::Unneeded => Ok(None),
-        }
+        let executed = ddl
+            .execute(&self.mirror, overwrite)
+            .map_err(|e| statement.failed(e))?;
+        let sent = |sql: String| ReplayStatement {
+            sql: sql.into(),
+            ..statement.clone()
+        };
+        Ok(executed.into_iter().map(sent).collect())
     }
 }

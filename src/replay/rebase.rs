@@ -6,13 +6,16 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use crate::capture::log::{ChangeType, LogEntry, read_entries, write_entry};
-use crate::error::{Category, Error, Result};
+use crate::error::{Category, Code, Error, Result};
 use crate::record::{Value, encode};
 use crate::replay::cascade::Cascades;
-use crate::replay::ddl::{Applied, Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
+use crate::replay::conflict::{ConflictKind, Failure};
+use crate::replay::conflicts::{self, Kept, key_json, row_json};
+use crate::replay::ddl::{Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
 use crate::replay::generator::{Generator, RowChange, count_rows};
 use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
+use crate::replay::touched::Touched;
 use crate::replay::values::{Bound, from_column};
 use crate::replay::{Progress, Purpose, Transactions, conflict, is_internal};
 
@@ -28,7 +31,15 @@ pub struct RebaseReport {
 }
 
 impl RebaseReport {
-    fn add(&mut self, entries: &[LogEntry], replayed: u64) {
+    pub(super) fn new(acknowledged: i64) -> Self {
+        RebaseReport {
+            replayed_changes: 0,
+            replayed_transactions: 0,
+            last_change_id: acknowledged,
+        }
+    }
+
+    pub(super) fn add(&mut self, entries: &[LogEntry], replayed: u64) {
         self.replayed_changes += replayed;
         self.replayed_transactions += u64::from(replayed > 0);
         self.last_change_id = entries.last().map_or(self.last_change_id, |e| e.change_id);
@@ -47,16 +58,15 @@ impl RebaseReport {
 ///
 /// A constraint failure, and a change whose table or column is gone, is an error of category `Conflict`.
 pub fn rebase(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
-    let acknowledged = progress.acknowledged;
-    let mut rebase = Rebase::new(current, scratch, acknowledged)?;
-    let mut report = RebaseReport {
-        replayed_changes: 0,
-        replayed_transactions: 0,
-        last_change_id: acknowledged,
-    };
-    let mut transactions = Transactions::new(current, acknowledged);
+    let mut rebase = Rebase::new(current, scratch, progress.acknowledged)?;
+    let overwriting = conflicts::overwriting(current)?;
+    let mut report = RebaseReport::new(progress.acknowledged);
+    let mut transactions = Transactions::new(current, progress.acknowledged);
     while let Some(entries) = transactions.next_transaction()? {
-        let replayed = rebase.transaction(&entries)?;
+        let overwrite = entries
+            .first()
+            .is_some_and(|first| overwriting.contains(&first.txn_id));
+        let replayed = rebase.transaction(&entries, overwrite).map_err(|f| f.error)?;
         report.add(&entries, replayed);
     }
     Ok(report)
@@ -66,17 +76,17 @@ pub fn rebase(current: &Connection, scratch: &Connection, progress: Progress) ->
 /// the other is in conflict this may succeed, because what the user has repaired since is gone. Holds all pending
 /// changes in memory.
 pub fn rebase_net(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
-    let acknowledged = progress.acknowledged;
-    let mut rebase = Rebase::new(current, scratch, acknowledged)?;
-    let local = local_schema(current, acknowledged)?;
+    if !conflicts::overwriting(current)?.is_empty() {
+        let text = "pending transactions that overwrite have no net effect";
+        return Err(Error::new(Category::Conflict, Code::Constraint, text));
+    }
+    let mut rebase = Rebase::new(current, scratch, progress.acknowledged)?;
+    let local = local_schema(current, progress.acknowledged)?;
     let entries = net_effect(current, scratch, local, progress)?;
-    let mut report = RebaseReport {
-        replayed_changes: 0,
-        replayed_transactions: 0,
-        last_change_id: acknowledged,
-    };
+    let mut report = RebaseReport::new(progress.acknowledged);
     for entries in entries.chunk_by(|a, b| a.txn_id == b.txn_id) {
-        report.add(entries, rebase.transaction(entries)?);
+        let replayed = rebase.transaction(entries, false).map_err(|f| f.error)?;
+        report.add(entries, replayed);
     }
     Ok(report)
 }
@@ -131,7 +141,7 @@ fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
 }
 
 /// Where rows without a key have got to. Rows that kept their rowid are not in here.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Moved {
     /// Rowid in the replica -> rowid on the scratch.
     to: HashMap<i64, i64>,
@@ -163,17 +173,19 @@ impl Moved {
     }
 }
 
-struct Rebase<'a> {
+pub(super) struct Rebase<'a> {
     scratch: &'a Connection,
     /// The replica's tables as of the change, without rows.
     local: Connection,
     local_tables: Generator,
     generator: Generator,
     moved: HashMap<String, Moved>,
+    /// `moved` at the begin of an attempt.
+    moved_before: Option<HashMap<String, Moved>>,
 }
 
 impl<'a> Rebase<'a> {
-    fn new(current: &Connection, scratch: &'a Connection, acknowledged: i64) -> Result<Self> {
+    pub(super) fn new(current: &Connection, scratch: &'a Connection, acknowledged: i64) -> Result<Self> {
         if scratch.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))? {
             return Err(Error::misuse("replay needs foreign keys off"));
         }
@@ -184,49 +196,221 @@ impl<'a> Rebase<'a> {
             local_tables: Generator::new(),
             generator: Generator::new(),
             moved: HashMap::new(),
+            moved_before: None,
         })
     }
 
+    /// Begins an attempt that ends with [`Self::keep`] or [`Self::undo`].
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.scratch.execute_batch("SAVEPOINT attempt")?;
+        self.local.execute_batch("SAVEPOINT attempt")?;
+        self.moved_before = Some(self.moved.clone());
+        Ok(())
+    }
+
+    /// The attempt has succeeded.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        self.scratch.execute_batch("RELEASE attempt")?;
+        self.local.execute_batch("RELEASE attempt")?;
+        self.moved_before = None;
+        Ok(())
+    }
+
+    /// The attempt has failed: everything is as before it.
+    pub(super) fn undo(&mut self) -> Result<()> {
+        let back = "ROLLBACK TO attempt; RELEASE attempt";
+        self.scratch.execute_batch(back)?;
+        self.local.execute_batch(back)?;
+        if let Some(moved) = self.moved_before.take() {
+            self.moved = moved;
+        }
+        self.local_tables.invalidate();
+        self.generator.invalidate();
+        Ok(())
+    }
+
+    /// From now on the records have the layout of these tables, given by their CREATE statements.
+    pub(super) fn set_local_tables<'b>(&mut self, tables: impl Iterator<Item = &'b str>) -> Result<()> {
+        self.local = Connection::open_in_memory()?;
+        for sql in tables {
+            // Later statements of the same table are the table after a change that is executed here, too.
+            let _ = self.local.execute_batch(sql);
+        }
+        self.local_tables.invalidate();
+        Ok(())
+    }
+
     /// Replays a transaction; returns the number of entries written.
-    fn transaction(&mut self, entries: &[LogEntry]) -> Result<u64> {
+    pub(super) fn transaction(
+        &mut self,
+        entries: &[LogEntry],
+        overwrite: bool,
+    ) -> std::result::Result<u64, Box<Failure>> {
         let mut written = 0;
         let mut cascades = Cascades::default();
+        self.generator.set_overwrite(overwrite);
         for entry in entries {
-            let replayed = if entry.table == SCHEMA_TABLE {
-                self.ddl(entry)?
-            } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.local_tables, &self.local, entry)?
-            {
-                self.row(entry)?
-            } else {
-                None
-            };
+            let replayed = self.entry(entry, &mut cascades, overwrite);
+            let replayed = replayed.map_err(|e| Box::new(self.failure(entry, e)))?;
             if let Some(entry) = replayed {
-                write_entry(self.scratch, &entry)?;
+                write_entry(self.scratch, &entry).map_err(|e| Box::new(self.failure(&entry, e)))?;
                 written += 1;
             }
         }
         Ok(written)
     }
 
-    fn ddl(&mut self, entry: &LogEntry) -> Result<Option<LogEntry>> {
+    fn entry<'b>(
+        &mut self,
+        entry: &'b LogEntry,
+        cascades: &mut Cascades<'b>,
+        overwrite: bool,
+    ) -> Result<Option<LogEntry>> {
+        if entry.table == SCHEMA_TABLE {
+            return self.ddl(entry, overwrite);
+        }
+        if is_internal(&entry.table) || !cascades.replays(&mut self.local_tables, &self.local, entry)? {
+            return Ok(None);
+        }
+        self.row(entry)
+    }
+
+    /// The failure of `entry`, with what the replica's schema says about its row.
+    fn failure(&mut self, entry: &LogEntry, error: Error) -> Failure {
+        let (table, key) = match Ddl::decode(entry) {
+            Ok(Some(ddl)) if entry.table == SCHEMA_TABLE => (ddl.row().table.clone(), String::new()),
+            _ => (entry.table.clone(), self.key_of(entry).unwrap_or_default()),
+        };
+        Failure::of(entry, table, key, error)
+    }
+
+    fn key_of(&mut self, entry: &LogEntry) -> Option<String> {
+        let table = self.local_tables.find_table(&self.local, &entry.table).ok()??;
+        let change = RowChange::decode(&table, entry).ok()?;
+        Some(key_json(&table, &change))
+    }
+
+    /// Follows the schema through a transaction that is not replayed. Returns the changes that would have been, and
+    /// notes what they touch.
+    pub(super) fn pass_over(&mut self, entries: &[LogEntry], touched: &mut Touched) -> Result<Vec<Kept>> {
+        let mut kept = Vec::new();
+        let mut cascades = Cascades::default();
+        for entry in entries {
+            if entry.table == SCHEMA_TABLE {
+                kept.extend(self.pass_over_ddl(entry, touched)?);
+            } else if !is_internal(&entry.table)
+                && cascades.replays(&mut self.local_tables, &self.local, entry)?
+            {
+                let table = self.local_tables.find_table(&self.local, &entry.table)?;
+                let table = table.ok_or_else(|| no_such_table(&entry.table))?;
+                let change = RowChange::decode(&table, entry)?;
+                touched.add_row(&table, &change);
+                kept.push(Kept {
+                    entry: LogEntry {
+                        depth: 0,
+                        ..entry.clone()
+                    },
+                    table_sql: SchemaRow::find(&self.local, &entry.table)?.map(|row| row.sql),
+                    old: row_json(&table, &change.before),
+                    new: row_json(&table, &change.after),
+                    key: key_json(&table, &change),
+                });
+            }
+        }
+        Ok(kept)
+    }
+
+    fn pass_over_ddl(&mut self, entry: &LogEntry, touched: &mut Touched) -> Result<Option<Kept>> {
         let Some(ddl) = Ddl::decode(entry)? else {
             return Ok(None);
         };
-        self.local_tables.invalidate();
-        self.generator.invalidate();
-        let failed = |e: Error| {
-            e.context(format!(
-                "transaction {}, change {}, table {}",
-                entry.txn_id,
-                entry.change_id,
-                ddl.row().table
-            ))
+        let row = ddl.row();
+        let (old, new) = match &ddl {
+            Ddl::Create(row) => (None, Some(row.sql.clone())),
+            Ddl::Drop(row) => (Some(row.sql.clone()), None),
+            Ddl::Alter {
+                before, statement, ..
+            } => (Some(before.sql.clone()), Some(statement.clone())),
         };
+        if row.kind == "table" {
+            touched.add_table(&row.name);
+            if let Ddl::Alter { after, .. } = &ddl {
+                touched.add_table(&after.name);
+            }
+        }
+        self.follow(entry, &ddl)?;
+        Ok(Some(Kept {
+            entry: entry.clone(),
+            table_sql: old.clone().filter(|_| row.kind == "table"),
+            old,
+            new,
+            key: String::new(),
+        }))
+    }
+
+    /// Why `entries` build on what was taken out, if they do.
+    pub(super) fn dependency(&mut self, entries: &[LogEntry], touched: &Touched) -> Result<Option<Failure>> {
+        self.begin()?;
+        let found = self.find_dependency(entries, touched);
+        self.undo()?;
+        let Some(entry) = found? else { return Ok(None) };
+        let text = format!(
+            "transaction {}, change {}, table {}: it builds on a transaction that was taken out",
+            entry.txn_id, entry.change_id, entry.table
+        );
+        let error = Error::new(Category::Conflict, Code::Constraint, text);
+        Ok(Some(Failure {
+            kind: ConflictKind::Dependency,
+            ..self.failure(entry, error)
+        }))
+    }
+
+    fn find_dependency<'b>(
+        &mut self,
+        entries: &'b [LogEntry],
+        touched: &Touched,
+    ) -> Result<Option<&'b LogEntry>> {
+        let mut cascades = Cascades::default();
+        for entry in entries {
+            if entry.table == SCHEMA_TABLE {
+                let Some(ddl) = Ddl::decode(entry)? else { continue };
+                if touched.has_table(&ddl.row().name) || touched.has_table(&ddl.row().table) {
+                    return Ok(Some(entry));
+                }
+                self.follow(entry, &ddl)?;
+            } else if !is_internal(&entry.table)
+                && cascades.replays(&mut self.local_tables, &self.local, entry)?
+            {
+                let table = self.local_tables.find_table(&self.local, &entry.table)?;
+                let table = table.ok_or_else(|| no_such_table(&entry.table))?;
+                if touched.has_table(&table.name)
+                    || touched.has_row(&table, &RowChange::decode(&table, entry)?)?
+                {
+                    return Ok(Some(entry));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Executes a schema change on the replica's schema.
+    fn follow(&mut self, entry: &LogEntry, ddl: &Ddl) -> Result<()> {
+        self.local_tables.invalidate();
+        if ddl.row().kind == "table" {
+            let failed = |e: Error| ddl_failed(entry, ddl, e.categorized(Category::Internal));
+            ddl.apply(&self.local).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn ddl(&mut self, entry: &LogEntry, overwrite: bool) -> Result<Option<LogEntry>> {
+        let Some(ddl) = Ddl::decode(entry)? else {
+            return Ok(None);
+        };
+        self.generator.invalidate();
+        self.follow(entry, &ddl)?;
         let row = ddl.row();
         if row.kind == "table" {
-            ddl.apply(&self.local)
-                .map_err(|e| failed(e.categorized(Category::Internal)))?;
             let moved = self.moved.remove(&row.name);
             if let (Ddl::Alter { after, .. }, Some(moved)) = (&ddl, moved) {
                 self.moved.insert(after.name.clone(), moved);
@@ -234,17 +418,20 @@ impl<'a> Rebase<'a> {
         }
         let there = SchemaRow::find(self.scratch, &row.name)?;
         match (&ddl, &there) {
-            (Ddl::Create(_), Some(there)) if there.kind != row.kind => {
-                return Err(conflict(
-                    entry,
-                    format!("the remote has a {} named {}", there.kind, row.name),
-                ));
+            (Ddl::Create(row), Some(there)) if row.is_same_as(there) => return Ok(None),
+            (Ddl::Create(_), Some(there)) if !(overwrite && there.can_be_replaced()) => {
+                let what = format!("the remote has another {} named {}", there.kind, row.name);
+                return Err(conflict(entry, what));
             }
             // Somebody else has done it. Were it in the new log, the next pull would take it for ours.
-            (Ddl::Create(_), Some(_)) | (Ddl::Drop(_), None) => return Ok(None),
+            (Ddl::Drop(_), None) => return Ok(None),
             _ => {}
         }
-        if ddl.apply(self.scratch).map_err(failed)? == Applied::Unneeded {
+        if ddl
+            .execute(self.scratch, overwrite)
+            .map_err(|e| ddl_failed(entry, &ddl, e))?
+            .is_empty()
+        {
             return Ok(None);
         }
         // The next pull undoes the entry on the schema that is here.
@@ -475,6 +662,16 @@ impl<'a> Rebase<'a> {
             .query_row(args, |row| row.get(0))
             .optional()?)
     }
+}
+
+/// A schema change that could not be executed.
+fn ddl_failed(entry: &LogEntry, ddl: &Ddl, e: Error) -> Error {
+    e.context(format!(
+        "transaction {}, change {}, table {}",
+        entry.txn_id,
+        entry.change_id,
+        ddl.row().table
+    ))
 }
 
 fn key_condition(table: &Table) -> String {

@@ -14,6 +14,7 @@ use crate::protocol::pipeline::{
     BATCH_STEP_ERROR, Batch, BatchResult, Col, Condition, PipelineRequest, PipelineResponse, Stmt, StmtError,
     StmtResult, StreamRequest, StreamResponse, StreamResult, unsendable,
 };
+use crate::protocol::sqlite_code;
 use crate::record::Value;
 
 /// Longest time one pipeline request may run.
@@ -108,7 +109,10 @@ impl Session {
                 Err(e) => {
                     return StreamResult::Error {
                         error: StmtError {
-                            code: Some("EXECUTE_ERROR".to_owned()),
+                            code: e
+                                .code
+                                .filter(|code| code != BATCH_STEP_ERROR)
+                                .or_else(|| Some("EXECUTE_ERROR".to_owned())),
                             ..e
                         },
                     };
@@ -147,9 +151,10 @@ impl Session {
             if !adds_column(sql) {
                 self.roll_back();
             }
+            let code = e.sqlite_code.and_then(sqlite_code::name_of);
             StmtError {
                 message: e.message,
-                code: Some(BATCH_STEP_ERROR.to_owned()),
+                code: Some(code.unwrap_or(BATCH_STEP_ERROR).to_owned()),
             }
         })
     }

@@ -9,7 +9,10 @@ use rusqlite::{Connection, ffi, params_from_iter};
 use turso_sync::capture::log::{ChangeType, LogEntry, create_local_tables, write_entry};
 use turso_sync::error::{Error, Result};
 use turso_sync::record::{Value, encode};
-use turso_sync::replay::{Progress, PushGenerator, RebaseFn, ReplayStatement, Transactions, rebase};
+use turso_sync::replay::{Progress, PushGenerator, RebaseReport, ReplayStatement, Transactions, rebase};
+
+/// `rebase` or `rebase_net`.
+pub type RebaseFn = fn(&Connection, &Connection, Progress) -> Result<RebaseReport>;
 
 type Hook = unsafe extern "C" fn(
     *mut c_void,
@@ -364,7 +367,7 @@ pub fn push_statements(local: &Connection, base: &Connection) -> Result<Vec<Repl
     let mut transactions = Transactions::new(local, 0);
     let mut out = Vec::new();
     while let Some(entries) = transactions.next_transaction()? {
-        out.extend(generator.transaction(&entries)?);
+        out.extend(generator.transaction(&entries, false)?);
     }
     for statement in &out {
         for arg in &statement.args {

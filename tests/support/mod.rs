@@ -209,7 +209,8 @@ pub fn tables(path: &Path) -> Tables {
     let mut names = conn
         .prepare(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-             AND name NOT IN ('turso_cdc', 'turso_cdc_version', 'turso_sync_local', 'turso_sync_last_change_id')",
+             AND name NOT IN ('turso_cdc', 'turso_cdc_version', 'turso_sync_local', 'turso_sync_conflicts',
+                'turso_sync_last_change_id')",
         )
         .unwrap();
     let names: Vec<String> = names

@@ -1,0 +1,97 @@
+//! Which rows and tables the transactions touched that were taken out, so that those which build on them go as well.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::Result;
+use crate::record::{Value, encode};
+use crate::replay::generator::RowChange;
+use crate::replay::table::{ForeignKey, Identity, Table};
+
+/// Rows and tables of transactions that were taken out of the log.
+#[derive(Default)]
+pub(super) struct Touched {
+    /// (table in lower case, what identifies the row)
+    rows: HashSet<(String, Vec<u8>)>,
+    /// Images of the rows by table, for foreign keys that refer to something else than the primary key.
+    images: HashMap<String, Vec<Vec<(String, Value)>>>,
+    /// Tables whose form was changed.
+    tables: HashSet<String>,
+}
+
+impl Touched {
+    /// True if nothing was taken out.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.tables.is_empty()
+    }
+
+    /// The form of table `name` was changed.
+    pub fn add_table(&mut self, name: &str) {
+        self.tables.insert(name.to_lowercase());
+    }
+
+    /// A row was changed.
+    pub fn add_row(&mut self, table: &Table, change: &RowChange) {
+        let name = table.name.to_lowercase();
+        for image in [&change.before, &change.after] {
+            if !image.is_empty() {
+                self.rows.insert((name.clone(), place(table, change, image)));
+                let columns = table.columns.iter().map(|c| c.name.to_lowercase());
+                let named = columns.zip(image.iter().cloned()).collect();
+                self.images.entry(name.clone()).or_default().push(named);
+            }
+        }
+    }
+
+    /// True if a table of this name was changed.
+    pub fn has_table(&self, name: &str) -> bool {
+        self.tables.contains(&name.to_lowercase())
+    }
+
+    /// True if `change` is about a row that was touched, or makes a row refer to one.
+    pub fn has_row(&self, table: &Table, change: &RowChange) -> Result<bool> {
+        let name = table.name.to_lowercase();
+        let images = [&change.before, &change.after];
+        let mut images = images.into_iter().filter(|image| !image.is_empty());
+        if images.any(|image| self.rows.contains(&(name.clone(), place(table, change, image)))) {
+            return Ok(true);
+        }
+        Ok(table
+            .foreign_keys
+            .iter()
+            .any(|key| self.is_parent(key, &change.after)))
+    }
+
+    fn is_parent(&self, key: &ForeignKey, child: &[Value]) -> bool {
+        let values: Option<Vec<&Value>> = key.from.iter().map(|&i| child.get(i)).collect();
+        let Some(values) = values.filter(|v| !v.is_empty() && !v.contains(&&Value::Null)) else {
+            return false;
+        };
+        let parent = key.parent.to_lowercase();
+        if key.to.is_empty() {
+            let key: Vec<Value> = values.into_iter().cloned().collect();
+            return self.rows.contains(&(parent, encode(&key)));
+        }
+        let names: Vec<String> = key.to.iter().map(|n| n.to_lowercase()).collect();
+        let matches = |row: &Vec<(String, Value)>| {
+            names
+                .iter()
+                .zip(&values)
+                .all(|(name, value)| row.iter().any(|(n, v)| n == name && v == *value))
+        };
+        self.images
+            .get(&parent)
+            .is_some_and(|rows| rows.iter().any(matches))
+    }
+}
+
+/// What identifies the row with the content `image`.
+fn place(table: &Table, change: &RowChange, image: &[Value]) -> Vec<u8> {
+    match table.identity(image) {
+        Identity::Key => {
+            let key: Vec<Value> = table.key_values(image).cloned().collect();
+            encode(&key)
+        }
+        Identity::Rowid(_) => [b"rowid ", &change.rowid.to_be_bytes()[..]].concat(),
+        Identity::Content => [b"content ", &encode(image)[..]].concat(),
+    }
+}
