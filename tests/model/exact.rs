@@ -1,87 +1,14 @@
 //! A replica behaves like plain SQLite, and its log brings another database to the same state.
 
 use turso_sync::capture::state::HeaderValues;
-use turso_sync::capture::{Connection, OpenOptions};
 use turso_sync::replay::rebase;
 
-use crate::catalog::Catalog;
 use crate::compare::{dump, same};
-use crate::mode::Mode;
 use crate::place::Place;
-use crate::program::{Act, Action, Program, action, base_statement};
-use crate::random::Random;
-use crate::remote::{self, Refusal};
+use crate::program::{Act, Action, Phase, Program};
+use crate::remote::{self, Refusal, is_known};
 use crate::run::Side;
-
-/// Where the next statement comes from.
-pub enum Source<'a> {
-    /// It is drawn, and recorded.
-    Draw { r: Random, mode: Mode, len: usize },
-    /// It was drawn before.
-    Replay(&'a Program),
-}
-
-impl Source<'_> {
-    pub fn draw(seed: u64) -> Source<'static> {
-        let r = Random::new(seed);
-        let mode = Mode::draw(&r);
-        let len = 5 + r.below(40);
-        Source::Draw { r, mode, len }
-    }
-
-    pub fn base(&mut self, catalog: &Catalog, step: usize) -> Option<String> {
-        match self {
-            Source::Draw { r, mode, .. } => base_statement(r, mode, catalog, step),
-            Source::Replay(program) => program.base.get(step).cloned(),
-        }
-    }
-
-    pub fn action(&mut self, catalog: &Catalog, step: usize) -> Option<Action> {
-        match self {
-            Source::Draw { r, mode, len } => (step < *len).then(|| action(r, mode, catalog)),
-            Source::Replay(program) => program.actions.get(step).cloned(),
-        }
-    }
-}
-
-/// Makes the database `base`; returns the statements that succeeded.
-pub fn make_base(place: &Place, source: &mut Source<'_>) -> Vec<String> {
-    place.copy("empty", "base");
-    let connection = Connection::open(&place.path("base"), OpenOptions::default()).unwrap();
-    connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
-    let mut done = Vec::new();
-    let mut catalog = Catalog::default();
-    let mut step = 0;
-    while let Some(sql) = source.base(&catalog, step) {
-        step += 1;
-        if connection.execute_batch(&sql).is_ok() {
-            if !sql.starts_with("INSERT") {
-                catalog = Catalog::read(&connection);
-            }
-            done.push(sql);
-        }
-    }
-    connection.close().unwrap();
-    done
-}
-
-/// Errors of a replay that the library does not avoid.
-const KNOWN: [&str; 5] = [
-    // A trigger whose table or column is gone: the upsert of a replay may need it where the statement did not.
-    "no such table: main.",
-    "no such column",
-    // In a transaction SQLite may leave rows behind whose trigger failed; they fail there, too.
-    "datatype mismatch",
-    "cannot store",
-    "integer overflow",
-];
-
-/// True for statements after which the schema may be another one.
-fn changes_schema(sql: &str) -> bool {
-    ["CREATE", "DROP", "ALTER", "ROLLBACK"]
-        .iter()
-        .any(|verb| sql.starts_with(verb))
-}
+use crate::source::{Source, changes_schema, make_base};
 
 /// How a program ended on both sides.
 #[derive(PartialEq)]
@@ -101,7 +28,7 @@ pub fn run_actions(
     let mut catalog = plain.catalog(0);
     replica.catalog(0);
     let mut step = 0;
-    while let Some(action) = source.action(&catalog, step) {
+    while let Some(action) = source.action(Phase::Local, &catalog, step) {
         step += 1;
         if !replica.allows(&action) {
             continue;
@@ -152,7 +79,7 @@ pub fn check(place: &Place, mut source: Source<'_>, seed: u64, done: &mut Progra
     let state = dump(&replica);
     same("replica < > plain SQLite", &state, &dump(&place.connect("plain")))?;
     match replay_alone(place, &replica, &state, seed) {
-        Err(e) if KNOWN.iter().any(|known| e.contains(known)) => Ok(()),
+        Err(e) if is_known(&e) => Ok(()),
         result => result,
     }
 }

@@ -10,20 +10,22 @@ mod expression;
 mod mode;
 mod names;
 mod place;
+mod prediction;
 mod program;
 mod random;
 mod remote;
 mod run;
 mod schema;
 mod shrink;
+mod source;
 mod statement;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
-use exact::Source;
 use place::Place;
 use program::Program;
+use source::Source;
 
 /// A check of one program: where, from what, under which seed; tells what was run.
 type Check = fn(&Place, Source<'_>, u64, &mut Program) -> Result<(), String>;
@@ -121,4 +123,9 @@ fn run_seeds(check: Check, share: u64) {
 #[test]
 fn a_replica_behaves_like_plain_sqlite_and_its_log_is_exact() {
     run_seeds(exact::check, 1000);
+}
+
+#[test]
+fn a_pull_predicts_the_push() {
+    run_seeds(prediction::check, 500);
 }

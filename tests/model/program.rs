@@ -48,6 +48,36 @@ impl fmt::Display for Action {
 pub struct Program {
     pub base: Vec<String>,
     pub actions: Vec<Action>,
+    /// What others do to the remote.
+    pub others: Vec<Action>,
+    /// What happens on the replica after it has pulled that.
+    pub later: Vec<Action>,
+}
+
+/// A part of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Local,
+    Others,
+    Later,
+}
+
+impl Program {
+    pub fn actions(&self, phase: Phase) -> &[Action] {
+        match phase {
+            Phase::Local => &self.actions,
+            Phase::Others => &self.others,
+            Phase::Later => &self.later,
+        }
+    }
+
+    pub fn actions_mut(&mut self, phase: Phase) -> &mut Vec<Action> {
+        match phase {
+            Phase::Local => &mut self.actions,
+            Phase::Others => &mut self.others,
+            Phase::Later => &mut self.later,
+        }
+    }
 }
 
 impl fmt::Display for Program {
@@ -55,8 +85,18 @@ impl fmt::Display for Program {
         for sql in &self.base {
             writeln!(f, "{sql};")?;
         }
-        writeln!(f, "-- base complete")?;
-        self.actions.iter().try_for_each(|action| writeln!(f, "{action}"))
+        for (title, phase) in [
+            ("base complete", Phase::Local),
+            ("others", Phase::Others),
+            ("later", Phase::Later),
+        ] {
+            let actions = self.actions(phase);
+            if !actions.is_empty() || phase == Phase::Local {
+                writeln!(f, "-- {title}")?;
+            }
+            actions.iter().try_for_each(|action| writeln!(f, "{action}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -75,6 +115,18 @@ pub fn base_statement(r: &Random, mode: &Mode, catalog: &Catalog, step: usize) -
         (9..16, Some(table)) => statement::insert(r, mode, catalog, table),
         _ => return None,
     })
+}
+
+/// What somebody else does to the remote next.
+pub fn other_action(r: &Random, mode: &Mode, catalog: &Catalog) -> Action {
+    let sql = match r.chance(mode.ddl / 2) {
+        true => schema::ddl(r, mode, catalog),
+        false => statement::write(r, mode, catalog),
+    };
+    Action {
+        connection: 0,
+        act: Act::Run(sql),
+    }
 }
 
 /// The next action.

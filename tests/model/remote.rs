@@ -5,7 +5,7 @@ use rusqlite::{Connection, ToSql, params_from_iter};
 use turso_sync::capture::state::HeaderValues;
 use turso_sync::error::{Error, Result};
 use turso_sync::record::Value;
-use turso_sync::replay::{Progress, Purpose, PushGenerator, RebaseFn, ReplayStatement, Transactions};
+use turso_sync::replay::{Progress, Purpose, PushGenerator, RebaseReport, ReplayStatement, Transactions};
 
 struct Arg<'a>(&'a Value);
 
@@ -36,7 +36,7 @@ pub fn push(replica: &Connection, remote: &Connection, together: bool) -> std::r
     let mut transactions = Transactions::new(replica, 0);
     let mut batches = Vec::new();
     while let Some(entries) = transactions.next_transaction().map_err(Refusal::Failed)? {
-        batches.push(generator.transaction(&entries).map_err(Refusal::Failed)?);
+        batches.push(generator.transaction(&entries, false).map_err(Refusal::Failed)?);
     }
     if together {
         batches = vec![batches.concat()];
@@ -81,6 +81,9 @@ fn execute(remote: &Connection, statement: &ReplayStatement) -> rusqlite::Result
     Ok(())
 }
 
+/// One of the ways to rebase.
+pub type RebaseFn = fn(&Connection, &Connection, Progress) -> Result<RebaseReport>;
+
 /// Carries the pending changes of `current` over to `scratch`, which holds the new base and empty local tables.
 pub fn rebase(
     replay: RebaseFn,
@@ -100,4 +103,20 @@ pub fn rebase(
     }
     scratch.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
     result.map(drop)
+}
+
+/// Errors of a replay that the library does not avoid.
+const KNOWN: [&str; 5] = [
+    // A trigger whose table or column is gone: the upsert of a replay may need it where the statement did not.
+    "no such table: main.",
+    "no such column",
+    // In a transaction SQLite may leave rows behind whose trigger failed; they fail there, too.
+    "datatype mismatch",
+    "cannot store",
+    "integer overflow",
+];
+
+/// True if `failure` is about one of these.
+pub fn is_known(failure: &str) -> bool {
+    KNOWN.iter().any(|known| failure.contains(known))
 }

@@ -1,40 +1,65 @@
 //! Makes a failing program as short as it can be made by leaving out statements.
 
-use crate::program::Program;
+use crate::program::{Phase, Program};
+
+/// A list of a program.
+#[derive(Clone, Copy)]
+enum Part {
+    Base,
+    Actions(Phase),
+}
+
+const PARTS: [Part; 4] = [
+    Part::Actions(Phase::Later),
+    Part::Actions(Phase::Others),
+    Part::Actions(Phase::Local),
+    Part::Base,
+];
+
+fn len(program: &Program, part: Part) -> usize {
+    match part {
+        Part::Base => program.base.len(),
+        Part::Actions(phase) => program.actions(phase).len(),
+    }
+}
+
+fn without(program: &Program, part: Part, range: std::ops::Range<usize>) -> Program {
+    let mut shorter = program.clone();
+    match part {
+        Part::Base => drop(shorter.base.drain(range)),
+        Part::Actions(phase) => drop(shorter.actions_mut(phase).drain(range)),
+    }
+    shorter
+}
 
 /// The shortest program found for which `fails` is still true.
 pub fn shrink(program: Program, fails: &mut dyn FnMut(&Program) -> bool) -> Program {
     let mut best = program;
-    let mut piece = best.actions.len().max(best.base.len()).max(1);
+    let mut piece = PARTS
+        .map(|part| len(&best, part))
+        .into_iter()
+        .max()
+        .unwrap_or(1)
+        .max(1);
     loop {
         let mut shorter = false;
-        let mut at = best.actions.len();
-        while at > 0 {
-            let from = at.saturating_sub(piece);
-            let mut tried = best.clone();
-            tried.actions.drain(from..at);
-            if fails(&tried) {
-                best = tried;
-                shorter = true;
+        for part in PARTS {
+            let mut at = len(&best, part);
+            while at > 0 {
+                let from = at.saturating_sub(piece);
+                let tried = without(&best, part, from..at);
+                if fails(&tried) {
+                    best = tried;
+                    shorter = true;
+                }
+                at = from;
             }
-            at = from.min(best.actions.len());
-        }
-        let mut at = best.base.len();
-        while at > 0 {
-            let from = at.saturating_sub(piece);
-            let mut tried = best.clone();
-            tried.base.drain(from..at);
-            if fails(&tried) {
-                best = tried;
-                shorter = true;
-            }
-            at = from.min(best.base.len());
         }
         if piece == 1 && !shorter {
             return best;
         }
         if !shorter {
-            piece = (piece / 2).max(1);
+            piece /= 2;
         }
     }
 }
