@@ -5,6 +5,8 @@
 
 mod catalog;
 mod compare;
+#[cfg(feature = "server")]
+mod convergence;
 mod exact;
 mod expression;
 mod mode;
@@ -19,6 +21,9 @@ mod schema;
 mod shrink;
 mod source;
 mod statement;
+#[cfg(feature = "server")]
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -128,4 +133,15 @@ fn a_replica_behaves_like_plain_sqlite_and_its_log_is_exact() {
 #[test]
 fn a_pull_predicts_the_push() {
     run_seeds(prediction::check, 500);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn replicas_of_one_server_converge() {
+    let seed = std::env::var("MODEL_SEED").ok().map(|_| number("MODEL_SEED", 1));
+    let runs = seed.map_or(number("MODEL_RUNS", 400) / 100, |_| 1);
+    let first = seed.unwrap_or(number("MODEL_FIRST", 1));
+    for seed in first..first + runs {
+        convergence::check(seed).unwrap_or_else(|failure| panic!("{failure}"));
+    }
 }

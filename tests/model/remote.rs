@@ -101,7 +101,10 @@ pub fn rebase(
     if result.is_ok() {
         push_header(current, base, scratch);
     }
-    scratch.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    // OR ROLLBACK in a trigger may have ended the transaction.
+    if !scratch.is_autocommit() {
+        scratch.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    }
     result.map(drop)
 }
 

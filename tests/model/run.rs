@@ -56,6 +56,12 @@ impl Side {
         if action.connection >= self.connections.len() {
             return false;
         }
+        // Within a transaction a replica still holds the other database.
+        if matches!(&action.act, Act::Run(sql) if sql.starts_with("DETACH"))
+            && !self.connections[action.connection].is_autocommit()
+        {
+            return false;
+        }
         if SEVERAL_HALF_WAY_WRITES || !self.open.iter().any(half_way) {
             return true;
         }
