@@ -6,7 +6,7 @@ use turso_sync::replay::rebase;
 use crate::compare::{dump, same};
 use crate::place::Place;
 use crate::program::{Act, Action, Phase, Program};
-use crate::remote::{self, Refusal, is_known};
+use crate::remote::{self, is_known};
 use crate::run::Side;
 use crate::source::{Source, changes_schema, make_base};
 
@@ -101,13 +101,14 @@ fn replay_alone(
     match remote::push(replica, &remote, together) {
         Ok(()) => {}
         // As the engine does: pull, then push again.
-        Err(Refusal::Guard(_)) => {
+        Err(refusal) if refusal.by_guard => {
             drop(remote);
             place.copy("base", "remote");
             let remote = place.connect("remote");
-            remote::push(&scratch, &remote, together).map_err(|e| format!("push after a pull: {e:?}"))?;
+            remote::push(&scratch, &remote, together)
+                .map_err(|e| format!("push after a pull: {}", e.text))?;
         }
-        Err(Refusal::Failed(e)) => return Err(format!("push: {e}")),
+        Err(refusal) => return Err(format!("push: {}", refusal.text)),
     }
     let remote = place.connect("remote");
     remote::push_header(replica, &header, &remote);

@@ -127,19 +127,19 @@ fn run_seeds(check: Check, share: u64) {
 
 #[test]
 fn a_replica_behaves_like_plain_sqlite_and_its_log_is_exact() {
-    run_seeds(exact::check, 1000);
+    run_seeds(exact::check, 1500);
 }
 
 #[test]
 fn a_pull_predicts_the_push() {
-    run_seeds(prediction::check, 500);
+    run_seeds(prediction::check, 700);
 }
 
 #[cfg(feature = "server")]
 #[test]
 fn replicas_of_one_server_converge() {
     let seed = std::env::var("MODEL_SEED").ok().map(|_| number("MODEL_SEED", 1));
-    let runs = seed.map_or(number("MODEL_RUNS", 400) / 100, |_| 1);
+    let runs = seed.map_or(number("MODEL_RUNS", 1500) / 100, |_| 1);
     let first = seed.unwrap_or(number("MODEL_FIRST", 1));
     for seed in first..first + runs {
         convergence::check(seed).unwrap_or_else(|failure| panic!("{failure}"));

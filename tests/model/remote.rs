@@ -22,21 +22,29 @@ impl ToSql for Arg<'_> {
 }
 
 /// Why a push ended; the remote is as before the transaction that failed.
-#[derive(Debug)]
-pub enum Refusal {
+pub struct Refusal {
     /// The rows are not where the log says: pull, then push again.
-    Guard(String),
-    Failed(Error),
+    pub by_guard: bool,
+    pub text: String,
+}
+
+impl From<Error> for Refusal {
+    fn from(e: Error) -> Refusal {
+        Refusal {
+            by_guard: false,
+            text: e.to_string(),
+        }
+    }
 }
 
 /// Executes the log of `replica` on `remote`, which holds its base: each local transaction in one of its own, or
 /// `together` all in one.
 pub fn push(replica: &Connection, remote: &Connection, together: bool) -> std::result::Result<(), Refusal> {
-    let mut generator = PushGenerator::new(remote).map_err(Refusal::Failed)?;
+    let mut generator = PushGenerator::new(remote)?;
     let mut transactions = Transactions::new(replica, 0);
     let mut batches = Vec::new();
-    while let Some(entries) = transactions.next_transaction().map_err(Refusal::Failed)? {
-        batches.push(generator.transaction(&entries, false).map_err(Refusal::Failed)?);
+    while let Some(entries) = transactions.next_transaction()? {
+        batches.push(generator.transaction(&entries, false)?);
     }
     if together {
         batches = vec![batches.concat()];
@@ -49,9 +57,9 @@ pub fn push(replica: &Connection, remote: &Connection, together: bool) -> std::r
                     remote.execute_batch("ROLLBACK").unwrap();
                 }
                 let text = format!("{e}: {} {:?}", statement.sql, statement.args);
-                return Err(match statement.purpose {
-                    Purpose::Guard => Refusal::Guard(text),
-                    Purpose::Change => Refusal::Failed(statement.failed(e.into()).context(text)),
+                return Err(Refusal {
+                    by_guard: statement.purpose == Purpose::Guard,
+                    text: statement.failed(e.into()).context(text).to_string(),
                 });
             }
         }
