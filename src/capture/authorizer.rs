@@ -3,8 +3,10 @@
 
 use rusqlite::ffi;
 
+use crate::capture::buffer::RowOp;
 use crate::capture::ignored::{IgnoredTables, Writes};
 use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
+use crate::capture::programs::{Assignment, Step, Work};
 
 /// The strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,7 +15,7 @@ pub(super) struct Action<'a> {
     pub first: Option<&'a str>,
     pub second: Option<&'a str>,
     pub schema: Option<&'a str>,
-    /// The innermost trigger that acts.
+    /// The innermost trigger or view that is responsible.
     pub trigger: Option<&'a str>,
 }
 
@@ -51,6 +53,10 @@ pub(super) struct Purpose {
     pub foreign_keys: Option<bool>,
     /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
     pub counts_changes: bool,
+    /// PRAGMA recursive_triggers, read or written.
+    pub recursive_triggers: bool,
+    /// What it does to rows of the main schema.
+    pub work: Work,
     pub writes: Writes,
     temp_trigger: bool,
 }
@@ -71,6 +77,9 @@ impl Purpose {
             ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("foreign_keys") => {
                 self.foreign_keys = action.second.map(is_on);
             }
+            ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("recursive_triggers") => {
+                self.recursive_triggers = true;
+            }
             ffi::SQLITE_PRAGMA => return pragma(first, action.second),
             _ => {}
         }
@@ -80,9 +89,32 @@ impl Purpose {
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
                 self.writes.note(ignored, first, action.trigger);
+                self.note_work(action);
                 self.write(first)
             }
             _ => self.schema_change(action, ignored),
+        }
+    }
+
+    fn note_work(&mut self, action: Action<'_>) {
+        let verb = match action.code {
+            ffi::SQLITE_INSERT => RowOp::Insert,
+            ffi::SQLITE_UPDATE => RowOp::Update,
+            _ => RowOp::Delete,
+        };
+        let table = action.first.unwrap_or("");
+        if self.work.step.is_none() && action.trigger.is_none() {
+            self.work.step = Some(Step {
+                verb,
+                table: table.to_owned(),
+            });
+        }
+        if let (RowOp::Update, Some(column)) = (verb, action.second) {
+            self.work.assigned.push(Assignment {
+                trigger: action.trigger.map(str::to_owned),
+                table: table.to_owned(),
+                column: column.to_owned(),
+            });
         }
     }
 
@@ -299,7 +331,7 @@ fn new_table_name(sql: &str) -> Option<String> {
 }
 
 /// The name at the start of `sql`, quoted or not, and what follows it.
-fn identifier(sql: &str) -> Option<(String, &str)> {
+pub(super) fn identifier(sql: &str) -> Option<(String, &str)> {
     let sql = skip_blank(sql);
     let close = match sql.chars().next()? {
         quote @ ('"' | '\'' | '`') => quote,
@@ -325,7 +357,8 @@ fn identifier(sql: &str) -> Option<(String, &str)> {
     }
 }
 
-fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
+/// What follows `keyword` at the start of `sql`.
+pub(super) fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
     let (head, rest) = sql.split_at_checked(keyword.len())?;
     (head.eq_ignore_ascii_case(keyword) && !rest.starts_with(is_word)).then_some(rest)
 }

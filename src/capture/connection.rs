@@ -46,9 +46,8 @@ const WAL_SIZE_LIMIT_BYTES: u32 = 4 << 20;
 /// A connection; clones are the same connection. Use it, and the statements of it, from one thread at a time:
 /// concurrent use is detected and answered with MISUSE. The last of all clones and statements closes it.
 ///
-/// Finish or reset a write statement before starting the next one. SQLite (3.53) allows several of them half way, but
-/// loses count of their statement transactions when one of them causes a rollback: a statement that fails afterwards
-/// may undo finished ones, too. The change log loses the same changes, so that it always tells what the database holds.
+/// In autocommit mode a capturing connection refuses a second write statement, and BEGIN, while another one is half way:
+/// SQLite (3.53) allows it, but loses count of their statement transactions, and one that fails may undo finished ones.
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::capture::buffer::{Buffer, RowChange, RowOp};
 use crate::capture::log::ChangeType;
+use crate::capture::programs::{Place, Run};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::table::{TableCache, TableInfo};
 use crate::error::Result;
@@ -33,10 +34,9 @@ pub(super) struct LogRow<'a> {
 
 /// How the depth of buffered changes becomes that of log rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// Counted from the smallest one: a statement on a view changes rows through triggers only, and they are its
-    /// own changes.
-    FromSmallest,
+pub(super) enum Depth<'a> {
+    /// By what the replay of the statement's own changes redoes, see [`Run::places`].
+    Redone(Run<'a>),
     /// As SQLite reports it.
     Exact,
     /// Virtual tables wrote late what earlier statements of the transaction made them write.
@@ -133,7 +133,7 @@ impl LogWriter {
     pub fn write_changes(
         &mut self,
         buffer: &Buffer,
-        depth: Depth,
+        depth: Depth<'_>,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<()> {
         self.transaction()?;
@@ -146,31 +146,38 @@ impl LogWriter {
             });
         }
         let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
-        let ordinary = buffer
-            .changes()
-            .iter()
-            .filter(|c| info_of(c).is_some_and(|info| !info.shadow));
-        let smallest = ordinary.map(|change| change.depth).min();
-        let base = if depth == Depth::FromSmallest {
-            smallest.unwrap_or(0)
-        } else {
-            0
+        let is_ordinary = |info: Option<&TableInfo>| info.is_some_and(|info| !info.shadow);
+        let by_trigger = buffer.changes().iter().any(|c| is_ordinary(info_of(c)));
+        let places = match depth {
+            Depth::Redone(run) if !buffer.marks().is_empty() => {
+                let triggers = self.tables.triggers(self.db)?;
+                run.places(buffer, &triggers, |table| {
+                    is_ordinary(infos.get(table).and_then(|info| info.as_deref()))
+                })
+            }
+            _ => Vec::new(),
         };
-        for change in buffer.changes() {
+        for (i, change) in buffer.changes().iter().enumerate() {
             let Some(info) = info_of(change) else { continue };
-            let depth = if info.shadow {
-                self.shadow_depth(depth, smallest.is_some())
-            } else {
-                i64::from(change.depth - base)
+            let mut place = match (places.get(i), depth) {
+                (Some(place), _) => place.clone(),
+                (None, Depth::Redone(run)) => run.place(change),
+                (None, _) => Place {
+                    depth: i64::from(change.depth),
+                    ..Place::default()
+                },
             };
-            self.write_change(buffer, change, info, depth)?;
+            if info.shadow {
+                place.depth = self.shadow_depth(depth, by_trigger);
+            }
+            self.write_change(buffer, change, info, depth, &place)?;
         }
         Ok(())
     }
 
     /// Depth of a shadow table's change. SQLite reports 0, because virtual tables write with statements of their own.
     /// Beside changes of ordinary tables it was a trigger that wrote the virtual table.
-    fn shadow_depth(&mut self, depth: Depth, by_trigger: bool) -> i64 {
+    fn shadow_depth(&mut self, depth: Depth<'_>, by_trigger: bool) -> i64 {
         let Some(transaction) = &mut self.transaction else {
             return 0;
         };
@@ -188,7 +195,8 @@ impl LogWriter {
         buffer: &Buffer,
         change: &RowChange,
         info: &TableInfo,
-        depth: i64,
+        depth: Depth<'_>,
+        place: &Place,
     ) -> Result<()> {
         let [mut before, mut after, mut updates] = std::mem::take(&mut self.records);
         for (row, out) in [(&change.old, &mut before), (&change.new, &mut after)] {
@@ -204,7 +212,7 @@ impl LogWriter {
             before: None,
             after: None,
             updates: None,
-            depth,
+            depth: place.depth,
         };
         let moved = change.op == RowOp::Update
             && change.old_rowid != change.new_rowid
@@ -226,7 +234,11 @@ impl LogWriter {
                 }),
             RowOp::Update => {
                 updates.clear();
-                self.updates_record(buffer, change, info, &mut updates);
+                let assigned = |column: &str| match depth {
+                    Depth::Redone(run) => run.assigns(&place.maker, row.table, column),
+                    _ => false,
+                };
+                self.updates_record(buffer, change, info, assigned, &mut updates);
                 self.write(&LogRow {
                     change_type: ChangeType::Update,
                     before: Some(&before),
@@ -240,17 +252,31 @@ impl LogWriter {
                 rowid: new_rowid(change, info),
                 ..row
             }),
-            RowOp::Delete => self.write(&LogRow {
-                change_type: ChangeType::Delete,
-                before: Some(&before),
-                ..row
-            }),
+            RowOp::Delete => {
+                let silent = matches!(depth, Depth::Redone(run) if place.replaced && !run.recursive);
+                updates.clear();
+                self.builder.integer(1);
+                self.builder.finish_into(&mut updates);
+                self.write(&LogRow {
+                    change_type: ChangeType::Delete,
+                    before: Some(&before),
+                    updates: (silent && info.delete_triggers).then_some(updates.as_slice()),
+                    ..row
+                })
+            }
         };
         self.records = [before, after, updates];
         result
     }
 
-    fn updates_record(&mut self, buffer: &Buffer, change: &RowChange, info: &TableInfo, out: &mut Vec<u8>) {
+    fn updates_record(
+        &mut self,
+        buffer: &Buffer,
+        change: &RowChange,
+        info: &TableInfo,
+        assigned: impl Fn(&str) -> bool,
+        out: &mut Vec<u8>,
+    ) {
         let (Some(old), Some(new)) = (&change.old, &change.new) else {
             return;
         };
@@ -258,8 +284,12 @@ impl LogWriter {
             info.visible(buffer.cells(old))
                 .zip(info.visible(buffer.cells(new)))
         };
+        let mut columns = info.columns.iter().filter(|c| !c.generated);
         for (old, new) in pairs() {
-            self.builder.integer(i64::from(!buffer.same(old, new)));
+            let column = columns.next();
+            let same = buffer.same(old, new);
+            let kept = same && info.update_of_triggers && column.is_some_and(|c| assigned(&c.name));
+            self.builder.integer(if kept { 2 } else { i64::from(!same) });
         }
         for (old, new) in pairs() {
             if buffer.same(old, new) {

@@ -83,8 +83,9 @@ impl ChangeType {
 /// | change | `before` | `after` | `updates` |
 /// |---|---|---|---|
 /// | insert | | new row | |
-/// | update | old row | new row | N flags (1 = the value changed), then N values (NULL where the flag is 0) |
+/// | update | old row | new row | N flags (1 = the value changed, 2 = it was assigned again, noted where an UPDATE OF trigger may care), then N values (NULL where the flag is not 1) |
 /// | delete | old row | | |
+/// | delete by a REPLACE that did not fire the table's DELETE triggers | old row | | the single value 1 |
 /// | CREATE (table `sqlite_schema`) | | (type, name, tbl_name, rootpage, sql) | |
 /// | DROP (table `sqlite_schema`) | (type, name, tbl_name, rootpage, sql) | | |
 /// | ALTER (table `sqlite_schema`) | old schema row | new schema row | flags 0,0,0,0,1, then NULL x 4 and the text of the ALTER statement |
@@ -111,8 +112,9 @@ pub struct LogEntry {
     pub after: Option<Vec<u8>>,
     /// Mask and values, see above.
     pub updates: Option<Vec<u8>>,
-    /// 0 for what a statement did itself, more for what triggers and foreign-key actions did; those are redone
-    /// by whoever replays the change that caused them.
+    /// 0 for what a statement did itself, and for what triggers did that nothing else makes fire (those of a view, and
+    /// BEFORE triggers of a row that was then left alone); more for what triggers and foreign-key actions did that are
+    /// redone by whoever replays the change that caused them.
     pub depth: i64,
 }
 

@@ -6,6 +6,7 @@
 //! | `session` | stepping, implicit transactions, when the log is written |
 //! | `hooks`, `buffer` | what SQLite reports while a statement runs |
 //! | `flush`, `table` | from reported values to log rows |
+//! | `programs` | which trigger made a change, and who will redo it |
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer` | what is refused |
@@ -22,6 +23,7 @@ mod hooks;
 mod ignored;
 pub mod log;
 mod outcome;
+mod programs;
 mod session;
 mod sqlite;
 pub mod state;

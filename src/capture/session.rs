@@ -1,8 +1,7 @@
 //! Stepping statements so that the change log always follows what they do.
 //!
 //! A write statement outside a transaction runs in an *implicit transaction*, begun here, so that its log rows
-//! commit together with it. The user sees autocommit as ever: with several write statements running interleaved, the
-//! implicit transaction commits when the last of them ends, which is also when SQLite itself would commit.
+//! commit together with it. The user sees autocommit as ever: the transaction commits when the statement ends.
 
 use std::rc::Rc;
 
@@ -13,6 +12,7 @@ use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
 use crate::capture::outcome;
+use crate::capture::programs::{Run, Work};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::statement::Step;
 use crate::error::{Category, Code, Error, Result};
@@ -38,6 +38,11 @@ pub(super) struct Slot {
     kind: Kind,
     ddl: Option<Ddl>,
     counts_changes: bool,
+    work: Work,
+    /// PRAGMA recursive_triggers.
+    sets_recursion: bool,
+    /// PRAGMA recursive_triggers was on when the run started.
+    recursive: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
     /// Between its first step and its end.
@@ -56,6 +61,10 @@ struct Capture {
     rollback: RawStatement,
     savepoint: RawStatement,
     release: RawStatement,
+    /// Reads PRAGMA recursive_triggers.
+    recursion: RawStatement,
+    /// What it said.
+    recursive: bool,
     /// Takes the write lock and changes nothing.
     lock: RawStatement,
     /// The open transaction was begun here, not by the user.
@@ -126,6 +135,9 @@ impl Session {
             kind,
             counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
+            work: purpose.work,
+            sets_recursion: purpose.recursive_triggers,
+            recursive: false,
             schema: None,
             active: false,
             has_row: false,
@@ -226,13 +238,11 @@ impl Session {
     pub fn step(&mut self, id: usize) -> Result<Step> {
         self.statement(id)?;
         let kind = self.slot(id)?.kind;
-        if self.user_controls_implicit(kind)? {
-            return Ok(Step::Done);
-        }
+        self.check_control(kind)?;
         let total = self.db.total_changes();
         let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
-            Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
+            Ok(()) => self.run(id, kind).map_err(|e| self.explained(e)),
             Err(e) => Err(e),
         };
         let counted = self.counted_since(total);
@@ -260,6 +270,25 @@ impl Session {
         Ok(if row { Step::Row } else { Step::Done })
     }
 
+    fn run(&mut self, id: usize, kind: Kind) -> Result<bool> {
+        let statement = self.statement(id)?;
+        let raw = statement.raw();
+        if kind != Kind::Write {
+            return statement.step();
+        }
+        let hooks = Rc::clone(&self.hooks);
+        hooks.running.set(raw);
+        hooks.buffer.borrow_mut().clear_marks();
+        hooks.purpose.replace(Purpose::default());
+        let result = self.statement(id)?.step();
+        hooks.running.set(std::ptr::null_mut());
+        // After a schema change it was prepared anew, and may fire other triggers.
+        if self.statement(id)?.was_prepared_again() {
+            self.slot(id)?.work = std::mem::take(&mut hooks.purpose.borrow_mut().work);
+        }
+        result
+    }
+
     /// Statement `id` has ended: if it counts changes, SQLite's figure is the user's again.
     fn note_counted(&mut self, id: usize) {
         if self.slot(id).is_ok_and(|slot| slot.counts_changes) {
@@ -284,24 +313,16 @@ impl Session {
         Ok(())
     }
 
-    /// BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of. True if that was all.
-    fn user_controls_implicit(&mut self, kind: Kind) -> Result<bool> {
-        let Some(capture) = self.capture.as_mut().filter(|c| c.implicit) else {
-            return Ok(false);
-        };
+    /// Refuses BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of.
+    fn check_control(&self, kind: Kind) -> Result<()> {
+        if !self.capture.as_ref().is_some_and(|c| c.implicit) {
+            return Ok(());
+        }
         let verb = match kind {
-            // SQLite refuses BEGIN, too, while a running statement's transaction has broken references.
-            Kind::Begin if self.db.has_broken_references() => {
-                let code = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
-                return Err(Error::sqlite(code, "FOREIGN KEY constraint failed"));
-            }
-            Kind::Begin => {
-                capture.implicit = false;
-                return Ok(true);
-            }
+            Kind::Begin => return Err(half_way()),
             Kind::Commit => "commit",
             Kind::Rollback => "rollback",
-            _ => return Ok(false),
+            _ => return Ok(()),
         };
         // What SQLite says in autocommit mode.
         Err(Error::sqlite(
@@ -325,6 +346,9 @@ impl Session {
             return Ok(());
         };
         let was_autocommit = db.autocommit();
+        if capture.writers > 0 && (was_autocommit || capture.implicit) {
+            return Err(half_way());
+        }
         let snapshot = hooks.as_internal(|| {
             if was_autocommit {
                 capture.begin.run()?;
@@ -341,7 +365,9 @@ impl Session {
             hooks.changed_uncaptured.set(false);
         }
         capture.writers += 1;
+        let recursive = capture.recursive;
         self.set_active(id, true)?;
+        self.slot(id)?.recursive = recursive;
         self.slot(id)?.schema = snapshot?;
         Ok(())
     }
@@ -355,12 +381,21 @@ impl Session {
         }
         match kind {
             Kind::Write if !row => self.writer_ended(true, counted)?,
+            Kind::Read if !row && self.slot(id)?.sets_recursion => self.read_recursion()?,
             Kind::Attach if !row => self.refuse_own_file()?,
             Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
             _ => {}
         }
         self.note_transaction_end();
         Ok(())
+    }
+
+    fn read_recursion(&mut self) -> Result<()> {
+        let hooks = Rc::clone(&self.hooks);
+        match self.capture.as_mut() {
+            Some(capture) => hooks.as_internal(|| capture.read_recursion()),
+            None => Ok(()),
+        }
     }
 
     fn forget_schema(&mut self) {
@@ -427,9 +462,16 @@ impl Session {
                 (
                     _,
                     Some(Slot {
-                        kind: Kind::Write, ..
+                        kind: Kind::Write,
+                        work,
+                        recursive,
+                        ..
                     }),
-                ) => capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true),
+                ) => {
+                    let recursive = *recursive;
+                    let depth = Depth::Redone(Run { work, recursive });
+                    capture.log.write_changes(&buffer, depth, |_| true)
+                }
                 // SAVEPOINT and COMMIT change nothing themselves.
                 _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
             }
@@ -644,7 +686,7 @@ impl Session {
 
 impl Capture {
     fn new(db: Db) -> Result<Capture> {
-        Ok(Capture {
+        let mut capture = Capture {
             db,
             log: LogWriter::new(db)?,
             begin: db.prepare("BEGIN")?,
@@ -653,9 +695,20 @@ impl Capture {
             savepoint: db.prepare("SAVEPOINT turso_sync_settle")?,
             release: db.prepare("RELEASE turso_sync_settle")?,
             lock: db.prepare("DELETE FROM main.turso_sync_local WHERE name IS NULL")?,
+            recursion: db.prepare("PRAGMA recursive_triggers")?,
+            recursive: false,
             implicit: false,
             writers: 0,
-        })
+        };
+        capture.read_recursion()?;
+        Ok(capture)
+    }
+
+    fn read_recursion(&mut self) -> Result<()> {
+        let row = self.recursion.step();
+        self.recursive = self.recursion.integer(0) != 0;
+        let reset = self.recursion.reset();
+        row.and(reset)
     }
 
     /// Undoes what is left of an implicit transaction the way SQLite does it in autocommit mode. After a schema change
@@ -673,6 +726,15 @@ impl Capture {
         }
         self.rollback.run()
     }
+}
+
+/// The answer to a second write statement, or BEGIN, in autocommit mode. SQLite (3.53) allows it, but loses count of
+/// the statement transactions: one that fails may undo finished ones, too.
+fn half_way() -> Error {
+    Error::misuse(
+        "another write statement is half way in autocommit mode: step it to its end, reset or finalize it first, or \
+         run both between BEGIN and COMMIT",
+    )
 }
 
 fn refused(reason: impl Into<String>) -> Error {

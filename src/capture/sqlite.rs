@@ -101,22 +101,6 @@ impl Db {
         unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
     }
 
-    /// True if a deferred foreign key is violated at the moment.
-    pub fn has_broken_references(self) -> bool {
-        let (mut current, mut highest) = (0, 0);
-        // SAFETY: the handle is open, both results are out parameters.
-        unsafe {
-            ffi::sqlite3_db_status(
-                self.0,
-                ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
-                &mut current,
-                &mut highest,
-                0,
-            );
-        }
-        current != 0
-    }
-
     /// Rows changed by the last statement, SQLite's own figure.
     pub fn changes(self) -> i64 {
         // SAFETY: the handle is open.
@@ -237,6 +221,12 @@ impl RawStatement {
     pub fn is_readonly(&self) -> bool {
         // SAFETY: the statement is alive.
         unsafe { ffi::sqlite3_stmt_readonly(self.raw) != 0 }
+    }
+
+    /// True if SQLite has prepared the statement anew since the last call, because the schema had changed.
+    pub fn was_prepared_again(&self) -> bool {
+        // SAFETY: the statement is alive.
+        unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_REPREPARE, 1) != 0 }
     }
 
     /// True for EXPLAIN and EXPLAIN QUERY PLAN.

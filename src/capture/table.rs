@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::capture::buffer::{Buffer, Cell};
+use crate::capture::programs::Triggers;
 use crate::capture::sqlite::{Db, quoted};
 use crate::error::Result;
 use crate::record::{RecordBuilder, Value};
@@ -29,6 +30,10 @@ pub(super) struct TableInfo {
     pub without_rowid: bool,
     /// Belongs to a virtual table, whose module writes it.
     pub shadow: bool,
+    /// It may have DELETE triggers.
+    pub delete_triggers: bool,
+    /// It may have UPDATE OF triggers.
+    pub update_of_triggers: bool,
     /// The INTEGER PRIMARY KEY, if there is one.
     pub rowid_column: Option<String>,
     /// A name of the rowid that no column hides, generated ones included.
@@ -76,6 +81,15 @@ impl TableInfo {
                 let key = info.columns.iter().find(|c| c.key == 1);
                 info.rowid_column = key.map(|c| c.name.clone());
             }
+        }
+        let mut triggers = db.prepare(
+            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0), ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0)
+             FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+        )?;
+        triggers.bind(1, &name)?;
+        if triggers.step()? {
+            info.delete_triggers = triggers.integer(0) != 0;
+            info.update_of_triggers = triggers.integer(1) != 0;
         }
         Ok(info)
     }
@@ -136,6 +150,7 @@ fn has_real_affinity(declared: &str) -> bool {
 pub(super) struct TableCache {
     tables: HashMap<String, Arc<TableInfo>>,
     has_virtual: Option<bool>,
+    triggers: Option<Arc<Triggers>>,
     cookie: i64,
 }
 
@@ -152,6 +167,7 @@ impl TableCache {
     pub fn clear(&mut self) {
         self.tables.clear();
         self.has_virtual = None;
+        self.triggers = None;
         self.cookie = -1;
     }
 
@@ -166,6 +182,16 @@ impl TableCache {
         let has_virtual = any.step()?;
         self.has_virtual = Some(has_virtual);
         Ok(has_virtual)
+    }
+
+    /// The triggers of the main schema.
+    pub fn triggers(&mut self, db: Db) -> Result<Arc<Triggers>> {
+        if let Some(triggers) = &self.triggers {
+            return Ok(Arc::clone(triggers));
+        }
+        let triggers = Arc::new(Triggers::load(db)?);
+        self.triggers = Some(Arc::clone(&triggers));
+        Ok(triggers)
     }
 
     /// The description of `table`.

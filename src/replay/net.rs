@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::record::{Value, encode};
 use crate::replay::cascade::Cascades;
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
-use crate::replay::generator::{Generator, RowChange};
+use crate::replay::generator::{Generator, RowChange, Set};
 use crate::replay::rebase::encoded;
 use crate::replay::table::{Identity, Table, no_such_table};
 use crate::replay::{Progress, Transactions, is_internal};
@@ -207,7 +207,8 @@ fn merge(earlier: &mut RowChange, later: &RowChange) -> bool {
                 .mask
                 .iter_mut()
                 .zip(&later.mask)
-                .for_each(|(a, b)| *a |= b);
+                .filter(|(_, b)| **b == Set::New)
+                .for_each(|(a, _)| *a = Set::New);
         }
         (ChangeType::Insert | ChangeType::Update, ChangeType::Delete) => {
             if earlier.change_type == ChangeType::Insert {

@@ -52,6 +52,7 @@ impl PushGenerator {
                 statements.extend(self.generator.change(&self.mirror, entry)?);
             }
         }
+        statements.extend(self.generator.finish()?);
         Ok(statements)
     }
 

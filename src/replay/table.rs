@@ -61,6 +61,10 @@ pub(super) struct Table {
     /// A name of the rowid that no column hides.
     pub rowid: Option<&'static str>,
     pub has_triggers: bool,
+    /// It may have DELETE triggers.
+    pub delete_triggers: bool,
+    /// It may have UPDATE OF triggers.
+    pub update_of_triggers: bool,
     /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`); statements must override that.
     pub own_conflict_clause: bool,
     pub foreign_keys: Vec<ForeignKey>,
@@ -102,6 +106,14 @@ impl Table {
         let has_triggers = flag(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
+        let delete_triggers = flag(
+            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0) FROM sqlite_schema
+             WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+        )?;
+        let update_of_triggers = flag(
+            "SELECT ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0) FROM sqlite_schema
+             WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+        )?;
         let integer_key = key.len() == 1 && !key_index;
         let rowid = ["rowid", "_rowid_", "oid"]
             .into_iter()
@@ -121,6 +133,8 @@ impl Table {
             integer_key,
             rowid,
             has_triggers,
+            delete_triggers,
+            update_of_triggers,
         }))
     }
 
