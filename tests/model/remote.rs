@@ -117,10 +117,11 @@ pub fn rebase(
 }
 
 /// Errors of a replay that the library does not avoid.
-const KNOWN: [&str; 5] = [
+const KNOWN: [&str; 6] = [
     // A trigger whose table or column is gone: the upsert of a replay may need it where the statement did not.
     "no such table: main.",
     "no such column",
+    "has no column named",
     // In a transaction SQLite may leave rows behind whose trigger failed; they fail there, too.
     "datatype mismatch",
     "cannot store",
