@@ -6,8 +6,12 @@ OUT     := target/release
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # A database of yours for the demo; empty = the sample database, or one that the demo makes.
 DB      ?=
+# How many programs `make model` runs, in how many threads, from which seed on.
+RUNS    ?= 200000
+JOBS    ?= 1
+FIRST   ?= 1
 
-.PHONY: help build demo test test-rust test-c test-crash test-interop lint bench install examples static deps clean
+.PHONY: help build demo test test-rust test-c test-crash test-interop lint bench install examples static model deps clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +36,10 @@ test-crash: build ## kill -9 of a writing, pushing, pulling C program (KILLS=200
 
 test-interop: build ## Official Python client and ours on one server
 	@sh tests/scripts/counted.sh interop sh tests/interop/run.sh
+
+model: ## Random programs on replicas against plain SQLite, with one seed each (RUNS=200000 JOBS=1 FIRST=1)
+	MODEL_RUNS=$(RUNS) MODEL_JOBS=$(JOBS) MODEL_FIRST=$(FIRST) \
+	  $(CARGO) test --release --features server --test model -- --test-threads=1
 
 lint: ## Format and lint
 	$(CARGO) fmt --all --check

@@ -130,6 +130,16 @@ fn alter_carries_its_text() {
 }
 
 #[test]
+fn renaming_a_column_to_its_name_is_logged_if_it_spells_something_anew() {
+    let schema = "CREATE TABLE t(a, b); CREATE INDEX i ON t([b])";
+    assert_eq!(log_of(schema, "ALTER TABLE t RENAME COLUMN b TO b").len(), 1);
+    assert_eq!(
+        log_of("CREATE TABLE t(a)", "ALTER TABLE t RENAME COLUMN a TO \"a\"").len(),
+        1
+    );
+}
+
+#[test]
 fn rolled_back_ddl_leaves_nothing_and_stale_descriptions_are_forgotten() {
     let log = log_of(
         T,

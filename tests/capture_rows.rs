@@ -463,3 +463,47 @@ fn autoincrement_and_statistics_are_not_captured() {
     );
     assert_eq!(log, ["+t#1>1,1"]);
 }
+
+#[test]
+fn outside_a_transaction_only_fail_leaves_rows_behind() {
+    let r = Replica::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE TABLE s(a INT) STRICT; CREATE TABLE u(a UNIQUE);
+         CREATE TABLE p(a REAL UNIQUE); CREATE TABLE c(a TEXT REFERENCES p(a) ON DELETE CASCADE);
+         INSERT INTO p VALUES (1); INSERT INTO c VALUES ('1');",
+    );
+    let c = r.open();
+    run(&c, "PRAGMA foreign_keys = 1");
+    // SQLite opens no statement transaction for these: within a transaction the first row stays.
+    for sql in [
+        "INSERT OR IGNORE INTO t VALUES (1), ('x')",
+        "INSERT INTO s VALUES (1), ('x')",
+        "INSERT OR IGNORE INTO u VALUES (1), (abs(-9223372036854775808))",
+        "DELETE FROM p",
+    ] {
+        fails(&c, sql);
+        assert!(r.log().is_empty(), "{sql}");
+    }
+    assert_eq!(
+        one(
+            &c,
+            "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM s), (SELECT count(*) FROM u), (SELECT count(*) FROM p)"
+        ),
+        "0,0,0,1"
+    );
+    run(&c, "BEGIN");
+    fails(&c, "INSERT OR IGNORE INTO t VALUES (1), ('x')");
+    run(&c, "COMMIT");
+    fails(&c, "INSERT OR FAIL INTO u VALUES (1), (1)");
+    assert_eq!(r.log(), ["+t#1>1", "+u#1>1"]);
+    assert_eq!(one(&c, "SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn a_virtual_column_may_hide_the_rowid() {
+    let r = Replica::new("CREATE TABLE t(rowid AS (a), a UNIQUE); INSERT INTO t VALUES (1), (2);");
+    let c = r.open();
+    let error = fails(&c, "UPDATE t SET a = 3");
+    assert_eq!(error.message, "UNIQUE constraint failed: t.a");
+    fails(&c, "UPDATE OR FAIL t SET a = 3");
+    assert_eq!(r.log(), ["~t#1<1>3!1,3"]);
+}

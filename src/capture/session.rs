@@ -583,7 +583,7 @@ impl Session {
         if self.capture.is_none() {
             return error;
         }
-        let kept = match self.keep_or_drop(id, is_ddl) {
+        let kept = match self.keep_or_drop(id, is_ddl, &error) {
             Ok(Some(kept)) => kept,
             Ok(None) => {
                 // SQLite's codes stay: to the user it is the statement that failed.
@@ -605,7 +605,7 @@ impl Session {
     }
 
     /// True if the statement's changes stayed; they are in the log then. `None` if there is no telling.
-    fn keep_or_drop(&mut self, id: usize, is_ddl: bool) -> Result<Option<bool>> {
+    fn keep_or_drop(&mut self, id: usize, is_ddl: bool, error: &Error) -> Result<Option<bool>> {
         let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let Some(capture) = self.capture.as_mut() else {
             return Ok(Some(false));
@@ -615,7 +615,9 @@ impl Session {
             return Ok(Some(hooks.changed_uncaptured.get() && !is_ddl));
         }
         let mut kept = Some(false);
-        if !db.autocommit() && !is_ddl {
+        // What such a statement has left in the implicit transaction would be gone in autocommit mode.
+        let undone = capture.implicit && !outcome::stays_in_autocommit(error);
+        if !db.autocommit() && !is_ddl && !undone {
             let buffer = hooks.buffer.borrow();
             let decide = || outcome::was_kept(db, &mut capture.log.tables, &buffer);
             kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;

@@ -41,6 +41,8 @@ pub(super) struct TableInfo {
     pub storage: Option<String>,
     /// The INTEGER PRIMARY KEY, if there is one.
     pub rowid_column: Option<String>,
+    /// A name of the rowid that no column hides, generated ones included.
+    rowid_alias: Option<&'static str>,
 }
 
 impl TableInfo {
@@ -48,12 +50,17 @@ impl TableInfo {
     pub fn load(db: Db, table: &str) -> Result<TableInfo> {
         let mut info = TableInfo::default();
         let name = Value::Text(table.as_bytes().to_vec());
-        let mut columns = db.prepare(
-            "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') WHERE hidden IN (0, 3) ORDER BY cid",
-        )?;
+        let mut columns =
+            db.prepare("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
         columns.bind(1, &name)?;
         let mut declared_integer = false;
+        let mut aliases = vec!["rowid", "_rowid_", "oid"];
         while columns.step()? {
+            aliases.retain(|alias| !columns.text(0).eq_ignore_ascii_case(alias));
+            // Only these are in the file, and known to the hook.
+            if !matches!(columns.integer(3), 0 | 3) {
+                continue;
+            }
             let declared = columns.text(1);
             let column = Column {
                 name: columns.text(0),
@@ -64,6 +71,7 @@ impl TableInfo {
             declared_integer |= column.key == 1 && declared.eq_ignore_ascii_case("INTEGER");
             info.columns.push(column);
         }
+        info.rowid_alias = aliases.first().copied();
         info.plain = info.columns.iter().all(|c| !c.generated && !c.real);
         let mut kind = db.prepare(
             "SELECT wr, type, EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
@@ -136,11 +144,7 @@ impl TableInfo {
         if let Some(column) = &self.rowid_column {
             return Some(quoted(column));
         }
-        let free = |alias: &&str| !self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
-        ["rowid", "_rowid_", "oid"]
-            .into_iter()
-            .find(free)
-            .map(str::to_owned)
+        self.rowid_alias.map(str::to_owned)
     }
 
     /// The columns of a record as a SELECT list.
