@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use turso_sync::capture::state::{self, FileKind};
-use turso_sync::pages::{BaseHealth, BaseState, PAGE_SIZE, PageStore};
+use turso_sync::pages::{BaseHealth, BaseState, PageStore};
 
 use super::node::{Committed, Node};
 use super::support::plain;
@@ -194,17 +194,17 @@ pub fn base(path: &Path, bases: &Bases) -> Result<bool, Violation> {
     let Some(remote) = bases.get(&state.revision) else {
         return Err(format!("nobody ever had revision {}", state.revision));
     };
-    if remote.len() != base.base_pages as usize {
+    let ours = store.with_base(&base, |conn| Ok(pages(conn))).map_err(failed)?;
+    if (remote.len(), remote.len()) != (base.base_pages as usize, ours.len()) {
         return Err(format!("the base has {} pages, the remote {}", base.base_pages, remote.len()));
     }
-    for (at, theirs) in remote.iter().enumerate() {
-        let mut ours = store.base_image(&base, at as u32 + 1).map_err(failed)?;
-        let mut theirs: [u8; PAGE_SIZE] = theirs.as_slice().try_into().unwrap();
-        if at == 0 {
-            // Read and write version: WAL here, whatever there.
-            (ours[18], ours[19], theirs[18], theirs[19]) = (0, 0, 0, 0);
-        }
-        if ours != theirs {
+    for (at, (ours, theirs)) in ours.iter().zip(remote.iter()).enumerate() {
+        // The first page's read and write version: WAL here, whatever there.
+        let same = match at {
+            0 => ours[..18] == theirs[..18] && ours[20..] == theirs[20..],
+            _ => ours == theirs,
+        };
+        if !same {
             return Err(format!("base page {} is not the remote's at {}", at + 1, state.revision));
         }
     }

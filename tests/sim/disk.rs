@@ -151,10 +151,6 @@ impl Disk {
         self.machines[machine].dead
     }
 
-    pub fn kill(&mut self, machine: usize) {
-        self.machines[machine].dead = true;
-    }
-
     /// Calls so far, and how many of them failed on purpose.
     pub fn calls(&self, machine: usize) -> (u64, u64) {
         (self.machines[machine].calls, self.machines[machine].failures)
@@ -277,11 +273,12 @@ impl Disk {
         unsynced.into_iter().take(kept).for_each(|naming| naming.apply(&mut names));
         // Files keep their inodes as far as they are still there.
         let mut there = HashMap::new();
-        for (at, entry) in fs::read_dir(&machine.folder).unwrap().enumerate() {
+        for (at, entry) in fs::read_dir(&machine.folder).unwrap().collect::<Vec<_>>().into_iter().enumerate() {
             let entry = entry.unwrap();
+            let inode = entry.metadata().unwrap().ino();
             let aside = machine.folder.join(format!("sim-aside-{at}"));
             fs::rename(entry.path(), &aside).unwrap();
-            there.insert(entry.metadata().unwrap().ino(), aside);
+            there.insert(inode, aside);
         }
         let folder = machine.folder.clone();
         for (name, inode) in &mut names {

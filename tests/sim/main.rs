@@ -72,10 +72,16 @@ fn nothing_is_lost_whatever_dies() {
     let start = Instant::now();
     for seed in seeds.clone() {
         match run(seed, steps, &BTreeSet::new()) {
-            Ok((statistics, _)) => {
+            Ok((statistics, story)) => {
+                if number("SIM_STORY").is_some() {
+                    println!("{}", story.join("\n"));
+                }
                 if seeds.end - seeds.start < 20 {
                     println!("seed {seed}: {statistics:?}");
                 }
+            }
+            Err(failure) if number("SIM_ALL").is_some() => {
+                println!("SIM_SEED={seed} SIM_STEPS={steps}: {}", failure.violation);
             }
             Err(failure) => {
                 println!("{}", failure.story.join("\n"));

@@ -194,6 +194,9 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> 
     }
     // SAFETY: the caller's arguments.
     let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode as c_uint) } as c_int;
+    if fd < 0 {
+        return fd;
+    }
     if let (Some((machine, name, _)), Some(stat)) = (judged, stat(fd)) {
         disk::with(|disk| disk.created(machine, name, stat.st_ino));
         touch(fd);

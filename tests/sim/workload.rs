@@ -49,7 +49,7 @@ fn document(node: &Node, rng: &mut Rng, sql: &mut Vec<String>) {
     let column = rng.pick(&["a", "b", "c"]);
     sql.push(match rng.below(8) {
         0 => format!("DELETE FROM doc WHERE id = {id}"),
-        1 | 2 => format!("INSERT OR REPLACE INTO doc VALUES ({id}, {value}, hex(zeroblob({size})), {})", node.number),
+        1 | 2 => format!("INSERT OR REPLACE INTO doc (id, a, b, c) VALUES ({id}, {value}, hex(zeroblob({size})), {})", node.number),
         3 => format!("DELETE FROM doc WHERE id % 7 = {}", id % 7),
         4 => format!("INSERT OR IGNORE INTO doc (id, a) VALUES ({id}, {value})"),
         5 => format!("INSERT INTO doc (id, c) VALUES ({id}, {value}) ON CONFLICT (id) DO UPDATE SET c = excluded.c"),

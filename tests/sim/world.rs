@@ -105,7 +105,7 @@ impl World {
         conn.execute_batch(&format!("BEGIN; {} {}; COMMIT", check::SCHEMA, check::accounts(count)))
             .unwrap();
         drop(conn);
-        world.start_server();
+        world.start_server().unwrap();
         world
     }
 
@@ -113,8 +113,26 @@ impl World {
         self.story.push(what.into());
     }
 
-    fn start_server(&mut self) {
-        self.server = Some(LocalServer::open(&self.server_path).unwrap());
+    /// Only a disk that fails keeps the server from starting.
+    fn start_server(&mut self) -> Checked {
+        self.server = None;
+        let failures = self.server_failures();
+        match LocalServer::open(&self.server_path) {
+            Ok(server) => self.server = Some(server),
+            Err(e) if self.server_failures() == failures && !self.server_is_dead() => {
+                return Err(format!("the server does not start: {e}"));
+            }
+            Err(e) => self.say(format!("the server does not start: {e}")),
+        }
+        Ok(())
+    }
+
+    fn server_is_dead(&self) -> bool {
+        disk::with(|disk| disk.is_dead(self.server_machine)).unwrap()
+    }
+
+    fn server_failures(&self) -> u64 {
+        disk::with(|disk| disk.calls(self.server_machine)).unwrap().1
     }
 
     /// One step. `number` is only for the story.
@@ -122,7 +140,14 @@ impl World {
         self.clock.fetch_add(1 + rng.below(5) as i64, Ordering::Relaxed);
         let seconds = self.clock.load(Ordering::Relaxed) as u64;
         disk::with(|disk| disk.now = Duration::new(1_000_000_000 + seconds, 0));
-        self.say(format!("{number}:"));
+        let before = self.story.len();
+        self.act(rng)?;
+        self.bury(rng)?;
+        self.story[before..].iter_mut().for_each(|line| *line = format!("{number}: {line}"));
+        Ok(())
+    }
+
+    fn act(&mut self, rng: &mut Rng) -> Checked {
         match rng.below(100) {
             0..40 => {
                 let at = rng.below(self.nodes.len());
@@ -134,10 +159,10 @@ impl World {
                 self.transaction(at, rng)?;
             }
             92..95 => self.server_event(rng)?,
-            95..98 => self.danger(rng),
+            95..97 => self.danger(rng),
             _ => self.look(rng)?,
         }
-        self.bury(rng)
+        Ok(())
     }
 
     // --- the host -----------------------------------------------------------------------------------------------
@@ -148,13 +173,13 @@ impl World {
             return self.resume(at, 0);
         }
         let node = &mut self.nodes[at];
-        if !node.items.is_empty() && rng.one_in(2) {
+        if !node.items.is_empty() && !rng.one_in(4) {
             let item = node.items.swap_remove(rng.below(node.items.len()));
             let what = match item.request() {
                 SyncEngineIoRequest::FullRead { .. } => "reads",
                 _ => "writes",
             };
-            let done = match rng.one_in(20) {
+            let done = match rng.one_in(40) {
                 true => {
                     node.troubles += 1;
                     item.poison("the host does not want to");
@@ -166,7 +191,10 @@ impl World {
                 },
             };
             self.say(format!("node {at} {what} a file: {done}"));
-            return Ok(());
+            return self.go_on(at, rng);
+        }
+        if !node.running.is_empty() && !self.net.flights.is_empty() && !rng.one_in(5) {
+            return self.network(rng);
         }
         if !node.running.is_empty() && !rng.one_in(4) {
             let which = rng.below(node.running.len());
@@ -351,7 +379,7 @@ impl World {
 
     fn transaction(&mut self, at: usize, rng: &mut Rng) -> Checked {
         if !self.nodes[at].ready {
-            return Ok(());
+            return self.host(at, rng);
         }
         let count = self.nodes[at].conns.len();
         if count == 0 || (count < 2 && rng.one_in(10)) {
@@ -461,7 +489,8 @@ impl World {
 
     fn network(&mut self, rng: &mut Rng) -> Checked {
         if self.net.flights.is_empty() {
-            return Ok(());
+            let at = rng.below(self.nodes.len());
+            return self.host(at, rng);
         }
         let which = rng.below(self.net.flights.len());
         let flight = self.net.flights.swap_remove(which);
@@ -513,17 +542,32 @@ impl World {
                 };
                 self.say(format!("answer {status} to node {node} ({} bytes): {mishap:?}", body.len()));
                 net::deliver(&item, status, body, mishap, rng);
-                Ok(())
+                self.go_on(node, rng)
             }
         }
     }
 
+    /// A request of the node was answered: mostly its host resumes at once.
+    fn go_on(&mut self, at: usize, rng: &mut Rng) -> Checked {
+        if !rng.one_in(4) {
+            for which in (0..self.nodes[at].running.len()).rev() {
+                self.resume(at, which)?;
+            }
+        }
+        Ok(())
+    }
+
     fn serve(&mut self, node: usize, item: Option<turso_sync::io::IoItem>, path: String, body: &[u8]) -> Checked {
-        let Some(server) = &self.server else { return Ok(()) };
+        let Some(server) = &self.server else {
+            self.nodes[node].troubles += 1;
+            if let Some(item) = item {
+                item.poison("connection refused");
+            }
+            return Ok(());
+        };
         self.statistics.requests += 1;
         let answer = server.answer(&path, body);
-        let machine = self.server_machine;
-        let dead = disk::with(|disk| disk.is_dead(machine)).unwrap();
+        let dead = self.server_is_dead();
         self.say(match &answer {
             Ok((status, body)) => format!("server answers node {node} {path}: {status}, {} bytes", body.len()),
             Err(e) => format!("server fails node {node} {path}: {e}"),
@@ -540,8 +584,7 @@ impl World {
         };
         if status >= 400 {
             // What the server says about its own troubles is checked where it has none.
-            let (_, failures) = disk::with(|disk| disk.calls(machine)).unwrap();
-            if failures == 0 && status >= 500 {
+            if self.server_failures() == 0 && status >= 500 {
                 return Err(format!("server: {status} {}", String::from_utf8_lossy(&body)));
             }
             self.nodes[node].troubles += 1;
@@ -577,8 +620,7 @@ impl World {
         match rng.below(3) {
             0 => {
                 self.say("server restarts");
-                self.server = None;
-                self.start_server();
+                self.start_server()?;
             }
             1 => {
                 self.say("server keeps house");
@@ -655,7 +697,7 @@ impl World {
             self.base(at)?;
         }
         let machine = self.server_machine;
-        if disk::with(|disk| disk.is_dead(machine)).unwrap() {
+        if self.server_is_dead() {
             self.server = None;
             let power = self.power(rng);
             disk::with(|disk| match power {
@@ -663,7 +705,7 @@ impl World {
                 false => disk.restart(machine),
             });
             self.say(format!("server died, power lost: {power}"));
-            self.start_server();
+            self.start_server()?;
             check::database(&plain(&self.server_path)).map_err(|violation| format!("remote: {violation}"))?;
         }
         Ok(())
@@ -716,6 +758,7 @@ impl World {
         for machine in (0..self.nodes.len()).map(|at| self.nodes[at].machine).chain([self.server_machine]) {
             disk::with(|disk| disk.set_fate(machine, None));
         }
+        self.start_server()?;
         for flight in std::mem::take(&mut self.net.flights) {
             if let Flight::Request { node, path, body, .. } = flight {
                 self.serve(node, None, path, &body)?;
@@ -778,14 +821,12 @@ impl World {
         self.nodes[at].start("pull", engine.pull_changes_from_remote(), Outcome::Pulled);
         let pulled = self.drive(at)?;
         let mut predicted = None;
-        let pushed = match &pulled {
-            Ok(_) => {
-                predicted = Some(super::support::tables(&self.nodes[at].path));
-                self.nodes[at].start("push", engine.push_changes_to_remote(), |()| Outcome::Done);
-                self.drive(at)?
-            }
-            Err(e) => Err(e.clone()),
-        };
+        if pulled.is_ok() {
+            predicted = Some(super::support::tables(&self.nodes[at].path));
+        }
+        // After a conflict, too: the transaction may be on the remote already.
+        self.nodes[at].start("push", engine.push_changes_to_remote(), |()| Outcome::Done);
+        let pushed = self.drive(at)?;
         let conflicts = engine.conflicts().map_err(|e| e.to_string())?;
         match pushed {
             Ok(_) => {}
@@ -801,7 +842,7 @@ impl World {
         if !conflicts.is_empty() {
             let conflict = rng.pick(&conflicts);
             let resolution = *rng.pick(&[Resolution::Overwrite, Resolution::Drop]);
-            self.say(format!("node {at}: {resolution:?} for {}", conflict.txn_id));
+            self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
             let op = engine.resolve_conflict(conflict.txn_id, resolution);
             self.nodes[at].start("resolve", op, |()| Outcome::Done);
             if let Err(e) = self.drive(at)? {
