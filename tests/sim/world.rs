@@ -569,6 +569,16 @@ impl World {
         let answer = server.answer(&path, body);
         let dead = self.server_is_dead();
         self.say(match &answer {
+            Ok((status, answer)) if path == "/v2/pipeline" => {
+                let text = String::from_utf8_lossy(answer);
+                let error = text.split("\"message\":").nth(1).unwrap_or_default();
+                let error: String = error.chars().take(100).collect();
+                let kind = match body.windows(6).any(|w| w == b"COMMIT") {
+                    true => "a push",
+                    false => "a query",
+                };
+                format!("server answers {kind} of node {node}: {status} {error}")
+            }
             Ok((status, body)) => format!("server answers node {node} {path}: {status}, {} bytes", body.len()),
             Err(e) => format!("server fails node {node} {path}: {e}"),
         });
@@ -770,12 +780,15 @@ impl World {
             let opened = self.drive(at)?;
             opened.map_err(|e| format!("node {at} cannot be opened: {e}"))?;
         }
-        for round in 0..20 {
+        let mut quiet = 0;
+        for round in 0..25 {
             let mut busy = false;
             for at in 0..self.nodes.len() {
                 busy |= self.settle(at, rng)?;
             }
-            if !busy {
+            // What the last one pushes in one round it gets back in the next.
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet == 2 {
                 return self.compare();
             }
             self.say(format!("round {round} ends"));
