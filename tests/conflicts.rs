@@ -615,3 +615,44 @@ fn a_request_that_arrives_between_refusal_and_decision_counts() {
     two.settle();
     assert_eq!(two.remote_text("SELECT count(*) FROM bag"), "1");
 }
+
+#[test]
+fn a_guard_that_fails_while_a_request_may_arrive_does_not_stop_everything() {
+    let schema = &format!("{SCHEMA} CREATE TABLE bag (x);");
+    let two = two_with(schema, ConflictPolicy::SetAside);
+    two.ours
+        .sql("BEGIN; INSERT INTO bag VALUES ('mine'); INSERT INTO u VALUES (10, 'taken', 'ours'); COMMIT");
+    lose_push(&two.ours);
+    // The rowid of our row in the bag is taken, so the push never comes to the conflict behind it.
+    two.theirs("INSERT INTO bag VALUES ('theirs'); INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    two.ours.sync().unwrap();
+    two.only_conflict();
+    two.settle();
+}
+
+#[test]
+fn a_refused_request_that_arrives_again_does_not_bring_back_what_was_decided() {
+    let schema = &format!("{SCHEMA} CREATE TABLE bag (x);");
+    let two = two_with(schema, ConflictPolicy::SetAside);
+    two.ours
+        .sql("BEGIN; INSERT INTO bag VALUES ('mine'); INSERT INTO u VALUES (10, 'taken', 'ours'); COMMIT");
+    two.theirs("INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    let mut refused = None;
+    let engine = &two.ours.engine;
+    drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
+        if String::from_utf8_lossy(&http.body).contains("COMMIT") {
+            refused.get_or_insert_with(|| http.clone());
+        }
+        forward(http)
+    })
+    .unwrap();
+    let conflict = two.only_conflict();
+    two.theirs("DELETE FROM u WHERE id = 50");
+    let before = two.remote.tables();
+    forward(&refused.unwrap()).unwrap();
+    assert_eq!(two.remote.tables(), before);
+    two.settle();
+    two.resolve(&conflict, Resolution::Retry).unwrap();
+    two.settle();
+    assert_eq!(two.remote_text("SELECT group_concat(x) FROM bag"), "mine");
+}
