@@ -70,15 +70,14 @@ fn nothing_is_lost_whatever_dies() {
         None => 0..number("SIM_RUNS").unwrap_or(RUNS),
     };
     let start = Instant::now();
+    let mut sum = Statistics::default();
     for seed in seeds.clone() {
         match run(seed, steps, &BTreeSet::new()) {
             Ok((statistics, story)) => {
                 if number("SIM_STORY").is_some() {
                     println!("{}", story.join("\n"));
                 }
-                if seeds.end - seeds.start < 20 {
-                    println!("seed {seed}: {statistics:?}");
-                }
+                sum.add(&statistics);
             }
             Err(failure) if number("SIM_ALL").is_some() => {
                 println!("SIM_SEED={seed} SIM_STEPS={steps}: {}", failure.violation);
@@ -89,5 +88,5 @@ fn nothing_is_lost_whatever_dies() {
             }
         }
     }
-    println!("{} runs in {:?}", seeds.end - seeds.start, start.elapsed());
+    println!("{} runs in {:?}: {sum:?}", seeds.end - seeds.start, start.elapsed());
 }

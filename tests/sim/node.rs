@@ -100,8 +100,6 @@ pub struct Node {
     pub troubles: u64,
     /// The disk has done more than to die: the base may have to be fetched again.
     pub disk_failed: bool,
-    /// Tables that it has made.
-    pub tables: Vec<String>,
 }
 
 impl Node {
@@ -132,7 +130,6 @@ impl Node {
             next_tag: 0,
             troubles: 0,
             disk_failed: false,
-            tables: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use turso_sync::engine::{DatabaseSyncEngine, Resolution};
+use turso_sync::engine::{Conflict, DatabaseSyncEngine, Resolution};
 use turso_sync::error::{Category, Code, Error};
 use turso_sync::io::{SyncEngineIoRequest, files};
 use turso_sync::protocol::pull::{PullDecoder, PullEvent};
@@ -45,6 +45,8 @@ pub struct World {
 
 #[derive(Default, Debug, Clone, Copy)]
 pub struct Statistics {
+    pub steps: u64,
+    pub checks: u64,
     pub deaths: u64,
     pub power_losses: u64,
     pub bases_lost: u64,
@@ -54,6 +56,22 @@ pub struct Statistics {
     pub conflicts: u64,
     pub disk_failures: u64,
     pub requests: u64,
+}
+
+impl Statistics {
+    pub fn add(&mut self, other: &Statistics) {
+        self.steps += other.steps;
+        self.deaths += other.deaths;
+        self.power_losses += other.power_losses;
+        self.bases_lost += other.bases_lost;
+        self.transactions += other.transactions;
+        self.applied += other.applied;
+        self.pushes += other.pushes;
+        self.conflicts += other.conflicts;
+        self.disk_failures += other.disk_failures;
+        self.requests += other.requests;
+        self.checks += other.checks;
+    }
 }
 
 impl World {
@@ -140,6 +158,7 @@ impl World {
         self.clock.fetch_add(1 + rng.below(5) as i64, Ordering::Relaxed);
         let seconds = self.clock.load(Ordering::Relaxed) as u64;
         disk::with(|disk| disk.now = Duration::new(1_000_000_000 + seconds, 0));
+        self.statistics.steps += 1;
         let before = self.story.len();
         self.act(rng)?;
         self.bury(rng)?;
@@ -262,13 +281,14 @@ impl World {
             }
             10 => match engine.conflicts() {
                 Ok(conflicts) if !conflicts.is_empty() => {
-                    let conflict = rng.pick(&conflicts).txn_id;
+                    let conflict = rng.pick(&conflicts);
                     let resolution = *rng.pick(&[
                         Resolution::Retry,
                         Resolution::Overwrite,
                         Resolution::SetAside,
-                        Resolution::Drop,
+                        drop_or_not(conflict),
                     ]);
+                    let conflict = conflict.txn_id;
                     self.statistics.conflicts += 1;
                     node.start("resolve", engine.resolve_conflict(conflict, resolution), |()| Outcome::Done);
                     self.say(format!("{resolution:?} for {conflict}"));
@@ -744,6 +764,7 @@ impl World {
         // Looking is not what is on trial.
         disk::with(|disk| disk.set_fate(machine, None));
         let intact = check::base(&self.nodes[at].path, &self.bases);
+        self.statistics.checks += 1;
         let intact = intact.map_err(|violation| format!("node {at}: {violation}"))?;
         if !intact {
             self.statistics.bases_lost += 1;
@@ -854,7 +875,7 @@ impl World {
         }
         if !conflicts.is_empty() {
             let conflict = rng.pick(&conflicts);
-            let resolution = *rng.pick(&[Resolution::Overwrite, Resolution::Drop]);
+            let resolution = *rng.pick(&[Resolution::Overwrite, drop_or_not(conflict)]);
             self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
             let op = engine.resolve_conflict(conflict.txn_id, resolution);
             self.nodes[at].start("resolve", op, |()| Outcome::Done);
@@ -869,6 +890,8 @@ impl World {
     }
 
     fn compare(&mut self) -> Checked {
+        let failures = |machine| disk::with(|disk| disk.calls(machine)).unwrap().1;
+        self.statistics.disk_failures = (0..=self.nodes.len()).map(failures).sum();
         let remote = super::support::tables(&self.server_path);
         let conn = plain(&self.server_path);
         check::database(&conn).map_err(|violation| format!("remote: {violation}"))?;
@@ -906,6 +929,14 @@ impl World {
             true => Ok(()),
             false => Err(format!("node {at}: leftovers: {names:?}")),
         }
+    }
+}
+
+/// A conflict that was repaired makes one transaction of all that are pending; then dropping it drops innocent ones.
+fn drop_or_not(conflict: &Conflict) -> Resolution {
+    match conflict.changes <= 8 {
+        true => Resolution::Drop,
+        false => Resolution::Overwrite,
     }
 }
 
