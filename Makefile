@@ -7,7 +7,12 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # A database of yours for the demo; empty = the sample database, or one that the demo makes.
 DB      ?=
 
-.PHONY: help build demo test test-rust test-c test-crash test-interop lint bench install examples static deps clean
+# Of the simulator.
+RUNS    ?= 1000
+STEPS   ?= 300
+SEED    ?=
+
+.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench install examples static deps clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +31,10 @@ test-rust: ## Unit, property, integration, header and symbol tests
 
 test-c: build ## C contract tests and examples, under AddressSanitizer and valgrind
 	@sh tests/scripts/counted.sh c sh tests/scripts/c_tests.sh
+
+sim: ## Simulate replicas, network and disks (RUNS=1000 STEPS=300; SEED=n shows one run)
+	@SIM_STEPS=$(STEPS) $(if $(SEED),SIM_SEED=$(SEED) SIM_STORY=1,SIM_RUNS=$(RUNS)) \
+	  $(CARGO) test --features server --test sim -- --nocapture nothing_is_lost
 
 test-crash: build ## kill -9 of a writing, pushing, pulling C program (KILLS=200)
 	@sh tests/scripts/counted.sh crash python3 tests/scripts/crash_loop.py
