@@ -656,3 +656,17 @@ fn a_refused_request_that_arrives_again_does_not_bring_back_what_was_decided() {
     two.settle();
     assert_eq!(two.remote_text("SELECT group_concat(x) FROM bag"), "mine");
 }
+
+#[test]
+fn a_decision_to_overwrite_can_be_taken_back() {
+    let two = two(ConflictPolicy::Stop);
+    two.ours.sql("INSERT INTO u VALUES (10, 'taken', 'ours')");
+    two.theirs("INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    two.ours.sync().unwrap_err();
+    let conflict = two.only_conflict();
+    two.resolve(&conflict, Resolution::Overwrite).unwrap();
+    two.resolve(&two.only_conflict(), Resolution::Drop).unwrap();
+    assert_eq!(two.conflicts(), []);
+    two.settle();
+    assert_eq!(two.remote_text("SELECT n FROM u WHERE e = 'taken'"), "theirs");
+}

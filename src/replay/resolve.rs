@@ -164,12 +164,13 @@ impl Resolving<'_> {
             return Err(failure.error.retry());
         }
         let changes = self.rebase.pass_over(entries, &mut self.touched)?;
+        // What was decided before, to overwrite for example, has nothing left to be about.
+        conflicts::remove(self.scratch, failure.txn_id)?;
         if keep && let Some(first) = changes.first() {
             // What failed may be a change that nobody replays; the first one stands for the transaction then.
             if !changes.iter().any(|c| c.entry.change_id == failure.change_id) {
                 failure.change_id = first.entry.change_id;
             }
-            conflicts::remove(self.scratch, failure.txn_id)?;
             conflicts::set_aside(self.scratch, &changes, &failure, self.plan.unix_time)?;
         }
         Ok(0)
