@@ -27,15 +27,17 @@ CREATE TABLE doc (id INTEGER PRIMARY KEY, a, b, c);
 CREATE TABLE uniq (id INTEGER PRIMARY KEY, name TEXT UNIQUE, txn TEXT);
 CREATE TABLE total (id INTEGER PRIMARY KEY, n INTEGER);
 INSERT INTO total VALUES (1, 0);
+CREATE TABLE clock (owner INTEGER PRIMARY KEY, n INTEGER);
 CREATE TRIGGER counts AFTER INSERT ON ledger BEGIN UPDATE total SET n = n + 1 WHERE id = 1; END;
 ";
 
-/// The rows of the accounts of `nodes` nodes.
+/// The rows of the accounts and clocks of `nodes` nodes.
 pub fn accounts(nodes: usize) -> String {
     let account = |owner: usize| {
         (0..ACCOUNTS).map(move |i| format!("INSERT INTO account VALUES ({}, {owner}, {START});", owner as i64 * ACCOUNTS + i))
     };
-    (0..nodes).flat_map(account).collect()
+    let clock = |owner| format!("INSERT INTO clock VALUES ({owner}, 0);");
+    (0..nodes).flat_map(account).chain((0..nodes).map(clock)).collect()
 }
 
 fn texts(conn: &Connection, sql: &str) -> Result<BTreeSet<String>, Violation> {
@@ -94,6 +96,21 @@ pub fn tags(conn: &Connection) -> Result<BTreeSet<String>, Violation> {
     texts(conn, "SELECT tag FROM event")
 }
 
+/// How often node `owner` has ticked. Nobody else writes its row, so it never goes back.
+pub fn clock(conn: &Connection, owner: usize) -> Result<i64, Violation> {
+    conn.query_row("SELECT n FROM clock WHERE owner = ?1", [owner as i64], |row| row.get(0))
+        .map_err(|e| format!("the clock of node {owner}: {e}"))
+}
+
+fn clock_at_least(conn: &Connection, node: &mut Node, least: i64) -> Checked {
+    let n = clock(conn, node.number)?;
+    if n < least {
+        return Err(format!("node {}: the clock went back from {least} to {n}", node.number));
+    }
+    node.clock = n;
+    Ok(())
+}
+
 /// What a replica has just before it is opened: nothing yet, or a connection to it.
 pub fn replica(path: &Path) -> Result<Option<Connection>, Violation> {
     match state::inspect(path, Duration::ZERO) {
@@ -112,6 +129,11 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
         };
     };
     database(&conn)?;
+    let least = if power_lost { node.durable_clock } else { node.clock };
+    clock_at_least(&conn, node, least)?;
+    if power_lost {
+        node.durable_clock = node.clock;
+    }
     let tags = tags(&conn)?;
     let mut lost: Option<String> = None;
     let mut left = Vec::new();
@@ -148,9 +170,10 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
 }
 
 /// What is committed is there, on a replica that lives.
-pub fn node(node: &Node) -> Checked {
+pub fn node(node: &mut Node) -> Checked {
     let Some(conn) = replica(&node.path)? else { return Ok(()) };
     database(&conn)?;
+    clock_at_least(&conn, node, node.clock)?;
     let tags = tags(&conn)?;
     let gone = |txn: &&super::node::Txn| {
         !txn.risky && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)

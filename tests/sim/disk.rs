@@ -147,6 +147,10 @@ impl Disk {
         });
     }
 
+    pub fn kill(&mut self, machine: usize) {
+        self.machines[machine].dead = true;
+    }
+
     pub fn is_dead(&self, machine: usize) -> bool {
         self.machines[machine].dead
     }

@@ -42,8 +42,8 @@ pub struct Running {
     resume: Box<dyn FnMut() -> Result<Option<Outcome>>>,
     /// Troubles of the node when it began: what happens without a new one cannot be blamed on them.
     pub troubles: u64,
-    /// Transactions that were committed when it began.
-    pub committed: usize,
+    /// Transactions that were committed when it began, and the clock.
+    pub committed: (usize, i64),
 }
 
 impl Running {
@@ -70,6 +70,8 @@ pub struct Txn {
     pub committed: Committed,
     /// It can come into conflict, and be taken out then.
     pub risky: bool,
+    /// It only moves the clock, and leaves no tag.
+    pub tick: bool,
 }
 
 pub struct Conn {
@@ -96,9 +98,12 @@ pub struct Node {
     /// In the order of their commits.
     pub txns: Vec<Txn>,
     pub next_tag: u64,
+    /// The least that its clock must show, and the least after a power loss.
+    pub clock: i64,
+    pub durable_clock: i64,
     /// Faults of network and disk so far.
     pub troubles: u64,
-    /// The disk has done more than to die: the base may have to be fetched again.
+    /// A call on the disk has failed, otherwise than by death: the base may have to be fetched again.
     pub disk_failed: bool,
 }
 
@@ -128,6 +133,8 @@ impl Node {
             download: None,
             txns: Vec::new(),
             next_tag: 0,
+            clock: 0,
+            durable_clock: 0,
             troubles: 0,
             disk_failed: false,
         }
@@ -157,12 +164,13 @@ impl Node {
             name,
             resume: Box::new(resume),
             troubles: self.troubles,
-            committed: self.txns.len(),
+            committed: (self.txns.len(), self.clock),
         });
     }
 
-    /// The first `count` transactions are durable now.
-    pub fn durable(&mut self, count: usize) {
+    /// The first `count` transactions are durable now, and what the clock showed then.
+    pub fn durable(&mut self, (count, clock): (usize, i64)) {
+        self.durable_clock = self.durable_clock.max(clock);
         for txn in self.txns.iter_mut().take(count) {
             if txn.committed == Committed::Yes {
                 txn.committed = Committed::Durable;

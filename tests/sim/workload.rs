@@ -8,6 +8,15 @@ use super::rng::Rng;
 pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn {
     let n = node.number;
     node.next_tag += 1;
+    if rng.one_in(5) {
+        sql.push(format!("UPDATE clock SET n = n + 1 WHERE owner = {n}"));
+        return Txn {
+            tag: format!("tick {}", node.next_tag),
+            committed: Committed::Unknown,
+            risky: false,
+            tick: true,
+        };
+    }
     let kind = rng.below(10);
     let risky = kind < 2;
     let tag = format!("{}{n}.{}", if risky { "u" } else { "t" }, node.next_tag);
@@ -40,6 +49,7 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
         tag,
         committed: Committed::Unknown,
         risky,
+        tick: false,
     }
 }
 

@@ -35,6 +35,9 @@ pub struct World {
     server_machine: usize,
     pub server_path: PathBuf,
     pub bases: Bases,
+    remote_clock: Vec<i64>,
+    /// The node that has just promised durability.
+    promised: Option<usize>,
     clock: Arc<AtomicI64>,
     names: Arc<AtomicU64>,
     /// What has happened, for people.
@@ -112,6 +115,8 @@ impl World {
             server_machine,
             server_path: server_folder.join("remote.db"),
             bases: Bases::new(),
+            remote_clock: vec![0; count],
+            promised: None,
             clock: Arc::default(),
             names: Arc::default(),
             story: vec![format!("{count} nodes, {dangers:?}")],
@@ -161,6 +166,7 @@ impl World {
         self.statistics.steps += 1;
         let before = self.story.len();
         self.act(rng)?;
+        self.strike(rng);
         self.bury(rng)?;
         self.story[before..].iter_mut().for_each(|line| *line = format!("{number}: {line}"));
         Ok(())
@@ -178,7 +184,7 @@ impl World {
                 self.transaction(at, rng)?;
             }
             92..95 => self.server_event(rng)?,
-            95..97 => self.danger(rng),
+            95..98 => self.danger(rng),
             _ => self.look(rng)?,
         }
         Ok(())
@@ -331,16 +337,17 @@ impl World {
             ("push" | "sync" | "apply" | "checkpoint", Ok(_)) | ("pull", Ok(Outcome::Pulled(true))) => {
                 ended.committed
             }
-            _ => 0,
+            _ => (0, 0),
         };
         node.durable(durable);
+        self.promised = (durable.0 > 0).then_some(at);
         match ended.name {
             "create" => match finished.is_ok() {
                 true => node.ready = true,
                 false => node.die(),
             },
-            "pull" | "apply" => self.statistics.applied += u64::from(durable > 0),
-            "push" | "sync" => self.statistics.pushes += u64::from(durable > 0),
+            "pull" | "apply" => self.statistics.applied += u64::from(durable.0 > 0),
+            "push" | "sync" => self.statistics.pushes += u64::from(durable.0 > 0),
             _ => {}
         }
         let said = match finished {
@@ -445,17 +452,19 @@ impl World {
         let full = self.nodes[at].conns[which].full;
         match conn.execute_batch("COMMIT") {
             Ok(()) => {
-                txn.committed = Committed::Yes;
                 self.say(format!("node {at} {}: committed, full: {full}", txn.tag));
                 self.statistics.transactions += 1;
-                let node = &mut self.nodes[at];
-                node.txns.push(txn);
                 // After its death the machine may still say yes to what never reached the disk.
-                if full && !self.dead(at) {
-                    let count = self.nodes[at].txns.len();
-                    self.nodes[at].durable(count);
-                } else if self.dead(at) {
-                    self.nodes[at].txns.last_mut().unwrap().committed = Committed::Unknown;
+                let dead = self.dead(at);
+                txn.committed = if dead { Committed::Unknown } else { Committed::Yes };
+                let node = &mut self.nodes[at];
+                match txn.tick {
+                    true => node.clock += i64::from(!dead),
+                    false => node.txns.push(txn),
+                }
+                if full && !dead {
+                    node.durable((node.txns.len(), node.clock));
+                    self.promised = Some(at);
                 }
                 Ok(())
             }
@@ -463,7 +472,9 @@ impl World {
                 let _ = conn.execute_batch("ROLLBACK");
                 self.say(format!("node {at} {}: commit: {e}", txn.tag));
                 txn.committed = Committed::Unknown;
-                self.nodes[at].txns.push(txn);
+                if !txn.tick {
+                    self.nodes[at].txns.push(txn);
+                }
                 self.explain_sql(at, &e, "COMMIT")
             }
         }
@@ -621,9 +632,24 @@ impl World {
         }
         if path == "/pull-updates" && status == 200 {
             self.record(&body)?;
+        } else {
+            self.remote_clocks()?;
         }
         if let Some(item) = item {
             self.net.flights.push(Flight::Answer { node, item, status, body });
+        }
+        Ok(())
+    }
+
+    /// The remote's clocks never go back.
+    fn remote_clocks(&mut self) -> Checked {
+        let conn = plain(&self.server_path);
+        for (owner, before) in self.remote_clock.iter_mut().enumerate() {
+            let n = check::clock(&conn, owner)?;
+            if n < *before {
+                return Err(format!("remote: the clock of node {owner} went back from {before} to {n}"));
+            }
+            *before = n;
         }
         Ok(())
     }
@@ -705,6 +731,18 @@ impl World {
         disk::with(|disk| disk.set_fate(machine, Some(fate)));
     }
 
+    /// Death likes to come right after something was promised.
+    fn strike(&mut self, rng: &mut Rng) {
+        let promised = self.promised.take();
+        if let Some(at) = promised
+            && (self.dangers.death || self.dangers.power)
+            && rng.one_in(15)
+        {
+            let machine = self.nodes[at].machine;
+            disk::with(|disk| disk.kill(machine));
+        }
+    }
+
     /// Buries who is dead, and lets them rise again.
     fn bury(&mut self, rng: &mut Rng) -> Checked {
         for at in 0..self.nodes.len() {
@@ -721,7 +759,6 @@ impl World {
                 true => disk.lose_power(machine, rng),
                 false => disk.restart(machine),
             });
-            self.nodes[at].disk_failed |= power;
             self.say(format!("node {at} died, power lost: {power}"));
             check::after_death(&mut self.nodes[at], power).map_err(|v| format!("node {at} after death: {v}"))?;
             self.base(at)?;
@@ -753,7 +790,7 @@ impl World {
     fn look(&mut self, rng: &mut Rng) -> Checked {
         let at = rng.below(self.nodes.len());
         if self.nodes[at].ready && !self.dead(at) {
-            check::node(&self.nodes[at])?;
+            check::node(&mut self.nodes[at])?;
             self.base(at)?;
         }
         Ok(())
@@ -769,7 +806,7 @@ impl World {
         if !intact {
             self.statistics.bases_lost += 1;
             if !self.nodes[at].disk_failed {
-                return Err(format!("node {at}: the base is lost, and the disk never failed"));
+                return Err(format!("node {at}: the base is lost, although the disk never failed"));
             }
         }
         Ok(())
@@ -903,7 +940,7 @@ impl World {
             if local != remote {
                 return Err(format!("node {at} is not the remote: {}", difference(&local, &remote)));
             }
-            check::node(&self.nodes[at])?;
+            check::node(&mut self.nodes[at])?;
             self.base(at)?;
             let gone = |t: &&super::node::Txn| {
                 !t.risky && t.committed != Committed::Unknown && !tags.contains(&t.tag)
