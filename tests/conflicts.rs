@@ -162,6 +162,23 @@ fn a_failing_sync_that_is_repeated_does_not_fill_the_disk() {
 }
 
 #[test]
+fn a_failing_sync_that_is_repeated_does_not_write_to_the_remote() {
+    let two = three_rows(ConflictPolicy::Stop);
+    two.ours.sync().unwrap_err();
+    let engine = &two.ours.engine;
+    let mut writes = 0;
+    for _ in 0..3 {
+        drive(engine, engine.sync(), &mut |http, _| {
+            writes += usize::from(String::from_utf8_lossy(&http.body).contains("COMMIT"));
+            forward(http)
+        })
+        .unwrap_err();
+    }
+    assert_eq!(writes, 0);
+    assert_eq!(two.conflicts().len(), 1);
+}
+
+#[test]
 fn all_conflicts_are_listed_at_once_but_not_what_follows_from_them() {
     let two = two(ConflictPolicy::Stop);
     two.theirs("INSERT INTO u VALUES (50, 'p', 0), (51, 'q', 0)");
@@ -614,4 +631,59 @@ fn a_request_that_arrives_between_refusal_and_decision_counts() {
     assert_eq!(two.conflicts(), []);
     two.settle();
     assert_eq!(two.remote_text("SELECT count(*) FROM bag"), "1");
+}
+
+#[test]
+fn a_guard_that_fails_while_a_request_may_arrive_does_not_stop_everything() {
+    let schema = &format!("{SCHEMA} CREATE TABLE bag (x);");
+    let two = two_with(schema, ConflictPolicy::SetAside);
+    two.ours
+        .sql("BEGIN; INSERT INTO bag VALUES ('mine'); INSERT INTO u VALUES (10, 'taken', 'ours'); COMMIT");
+    lose_push(&two.ours);
+    // The rowid of our row in the bag is taken, so the push never comes to the conflict behind it.
+    two.theirs("INSERT INTO bag VALUES ('theirs'); INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    two.ours.sync().unwrap();
+    two.only_conflict();
+    two.settle();
+}
+
+#[test]
+fn a_refused_request_that_arrives_again_does_not_bring_back_what_was_decided() {
+    let schema = &format!("{SCHEMA} CREATE TABLE bag (x);");
+    let two = two_with(schema, ConflictPolicy::SetAside);
+    two.ours
+        .sql("BEGIN; INSERT INTO bag VALUES ('mine'); INSERT INTO u VALUES (10, 'taken', 'ours'); COMMIT");
+    two.theirs("INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    let mut refused = None;
+    let engine = &two.ours.engine;
+    drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
+        if String::from_utf8_lossy(&http.body).contains("COMMIT") {
+            refused.get_or_insert_with(|| http.clone());
+        }
+        forward(http)
+    })
+    .unwrap();
+    let conflict = two.only_conflict();
+    two.theirs("DELETE FROM u WHERE id = 50");
+    let before = two.remote.tables();
+    forward(&refused.unwrap()).unwrap();
+    assert_eq!(two.remote.tables(), before);
+    two.settle();
+    two.resolve(&conflict, Resolution::Retry).unwrap();
+    two.settle();
+    assert_eq!(two.remote_text("SELECT group_concat(x) FROM bag"), "mine");
+}
+
+#[test]
+fn a_decision_to_overwrite_can_be_taken_back() {
+    let two = two(ConflictPolicy::Stop);
+    two.ours.sql("INSERT INTO u VALUES (10, 'taken', 'ours')");
+    two.theirs("INSERT INTO u VALUES (50, 'taken', 'theirs')");
+    two.ours.sync().unwrap_err();
+    let conflict = two.only_conflict();
+    two.resolve(&conflict, Resolution::Overwrite).unwrap();
+    two.resolve(&two.only_conflict(), Resolution::Drop).unwrap();
+    assert_eq!(two.conflicts(), []);
+    two.settle();
+    assert_eq!(two.remote_text("SELECT n FROM u WHERE e = 'taken'"), "theirs");
 }

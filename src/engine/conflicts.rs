@@ -16,6 +16,14 @@ impl Inner {
         conflicts::list(&state::open_internal(self.path(), BUSY_TIMEOUT)?)
     }
 
+    /// True if the last sync stopped at a transaction.
+    pub(super) fn has_blocked_conflict(&self) -> Result<bool> {
+        Ok(self
+            .conflicts()?
+            .iter()
+            .any(|c| c.state == ConflictState::Blocked))
+    }
+
     pub(super) fn resolve_conflict(
         &self,
         txn_id: i64,

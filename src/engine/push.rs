@@ -5,8 +5,8 @@
 //! after any failure nothing is left but a ROLLBACK. A guard step repeats what this client believes the watermark
 //! to be: a request that is delivered twice, or late, changes nothing.
 //!
-//! A request without an answer may still arrive. If its changes turn out to be in conflict, and something else is to
-//! become of them, it is shut out first: the guards compare a *fence* as well, a number that is raised then.
+//! A request without an answer may still arrive, and one that was refused may arrive again. Before something else
+//! becomes of their changes, they are shut out: the guards compare a *fence* as well, a number that is raised then.
 
 use std::collections::HashSet;
 
@@ -79,8 +79,14 @@ struct BatchReader {
 
 impl Inner {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
+        let state = self.read_state()?;
+        if state.sent <= state.acknowledged && self.has_blocked_conflict()? {
+            // If it is there still, a pull sees it, and no request needs to be refused and shut out.
+            self.pull_now(guard).await?;
+        }
         let mut last = Error::busy("other clients keep changing the remote under this push; repeat it later");
         let mut rebases = 0;
+        let mut refused = None;
         while rebases < MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
@@ -96,11 +102,13 @@ impl Inner {
                 }
                 // Over the newest state of the remote it may pass, or be a conflict that a rebase finds.
                 Outcome::Refused(failure) => {
-                    if self.pull_now(guard).await? {
+                    let again = refused.replace(failure.change_id) == Some(failure.change_id);
+                    if !again && self.pull_now(guard).await? {
                         rebases += 1;
                         last = failure.error;
                     } else {
                         self.handle_refusal(*failure, guard)?;
+                        rebases = 0;
                     }
                 }
             }
@@ -110,8 +118,6 @@ impl Inner {
 
     async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
         let (acknowledged, fence) = self.ask_watermark(state).await?;
-        // An earlier request has had no answer.
-        let mut in_doubt = state.sent > acknowledged;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
             generator,
@@ -139,28 +145,18 @@ impl Inner {
                 sent = batch.last_change_id;
             }
             let result = self.send(&batch.body, batch.steps).await?;
-            let outcome = match batch.check(&result)? {
-                Verdict::Committed => None,
-                Verdict::Moved => Some(Outcome::RemoteMoved),
-                Verdict::Refused(statement, error) => {
-                    let failure = self.failure(&mut reader.generator, statement, error)?;
-                    if in_doubt && !is_transient(&failure.error) {
-                        in_doubt = !self.raise_fence(reader.fence_request()?).await?;
+            let verdict = batch.check(&result)?;
+            if !matches!(verdict, Verdict::Committed) {
+                let not_done = match verdict {
+                    Verdict::Refused(statement, error) => {
+                        let failure = self.failure(&mut reader.generator, statement, error)?;
+                        Outcome::Refused(Box::new(failure))
                     }
-                    Some(match in_doubt {
-                        false => Outcome::Refused(Box::new(failure)),
-                        true => Outcome::RemoteMoved,
-                    })
-                }
-            };
-            if let Some(not_done) = outcome {
-                if !in_doubt {
-                    // The remote has said that it did not keep them, and nothing is on the way.
-                    state::note_sent(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
-                }
-                return Ok(not_done);
+                    _ => Outcome::RemoteMoved,
+                };
+                let (acknowledged, fence) = (reader.acknowledged, reader.fence_request()?);
+                return self.not_kept(state, acknowledged, not_done, fence).await;
             }
-            in_doubt = false;
             reader.acknowledged = batch.last_change_id;
             if batch.header != reader.header {
                 state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
@@ -178,6 +174,29 @@ impl Inner {
         })
         .await?;
         Ok(Outcome::Done)
+    }
+
+    /// The remote has not kept a request. Before anything else may become of its changes, it is shut out: a copy of it
+    /// may still arrive, and so may an earlier one that had no answer.
+    async fn not_kept(
+        &self,
+        state: &ReplicaState,
+        acknowledged: i64,
+        outcome: Outcome,
+        fence: (Vec<u8>, usize),
+    ) -> Result<Outcome> {
+        if let Outcome::Refused(failure) = &outcome
+            && is_transient(&failure.error)
+        {
+            // Nothing will become of them but another attempt.
+            return Ok(outcome);
+        }
+        if !self.raise_fence(fence).await? {
+            return Ok(Outcome::RemoteMoved);
+        }
+        state::note_acknowledged(self.path(), state, acknowledged, BUSY_TIMEOUT)?;
+        state::note_sent(self.path(), state, acknowledged, BUSY_TIMEOUT)?;
+        Ok(outcome)
     }
 
     /// The change id up to which the remote has the changes of this replica, and the fence.

@@ -91,6 +91,16 @@ impl Refusal {
         }
     }
 
+    /// HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// Body of the answer.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     fn internal(text: impl std::fmt::Display) -> Self {
         let text = format!("Internal Server Error: {text}");
         Refusal {

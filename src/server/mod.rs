@@ -6,6 +6,7 @@
 
 mod history;
 mod http;
+mod local;
 mod pull;
 mod sql;
 mod store;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Category, Code, Error, Result};
 use http::Shared;
+pub use local::LocalServer;
 use store::Store;
 
 /// How often the server looks for idle snapshots, a long log and writers that are not its own.

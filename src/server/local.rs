@@ -1,0 +1,60 @@
+//! The server without a network.
+
+use std::path::Path;
+
+use super::http::Refusal;
+use super::pull;
+use super::sql::Pool;
+use super::store::Store;
+use crate::error::Result;
+use crate::protocol::pipeline::PipelineRequest;
+use crate::protocol::pull::decode_request;
+
+/// Answers requests in the caller's thread, one at a time, with the code that [`Server`](super::Server) runs; an
+/// empty pull is answered at once. For tests that must decide themselves when what happens.
+pub struct LocalServer {
+    pool: Pool,
+    store: Store,
+}
+
+impl LocalServer {
+    /// Opens or creates the database at `database`.
+    pub fn open(database: &Path) -> Result<Self> {
+        Ok(LocalServer {
+            pool: Pool::default(),
+            store: Store::open(Some(database))?,
+        })
+    }
+
+    /// Status and body of the answer to a POST request to `path`. An error if the body broke off.
+    pub fn answer(&self, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
+        let answered = match path {
+            "/pull-updates" => self.pull_updates(body),
+            "/v2/pipeline" => self.pipeline(body),
+            _ => return Ok((404, b"Not Found".to_vec())),
+        };
+        answered.unwrap_or_else(|refusal| Ok((refusal.status(), refusal.text().into())))
+    }
+
+    fn pull_updates(&self, body: &[u8]) -> std::result::Result<Result<(u16, Vec<u8>)>, Refusal> {
+        let request = decode_request(body).map_err(|e| Refusal::bad_request(e.message))?;
+        let mut out = Vec::new();
+        let written = pull::answer(&self.store, &request)?.write(&mut |piece| {
+            out.extend_from_slice(&piece);
+            true
+        });
+        Ok(written.map(|()| (200, out)))
+    }
+
+    fn pipeline(&self, body: &[u8]) -> std::result::Result<Result<(u16, Vec<u8>)>, Refusal> {
+        let request = PipelineRequest::parse(body).map_err(|e| Refusal::bad_request(e.message))?;
+        let (answer, _) = self.pool.run(&self.store, request)?;
+        Ok(Ok((200, answer.to_bytes()?)))
+    }
+
+    /// What the server does now and then: moves the log into the file.
+    pub fn keep_house(&self) -> Result<()> {
+        self.store.drop_stale();
+        self.store.checkpoint()
+    }
+}

@@ -1,0 +1,96 @@
+//! A network that delays, reorders, duplicates, loses, truncates and garbles.
+
+use turso_sync::io::{IoItem, SyncEngineIoRequest};
+
+use super::rng::Rng;
+
+/// Something under way.
+pub enum Flight {
+    /// To the server. Without `item` it is a copy that nobody waits for any more.
+    Request {
+        node: usize,
+        item: Option<IoItem>,
+        path: String,
+        body: Vec<u8>,
+    },
+    /// Back to the host.
+    Answer {
+        node: usize,
+        item: IoItem,
+        status: u16,
+        body: Vec<u8>,
+    },
+}
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Mishap {
+    None,
+    Lost,
+    /// The host notices that the body was cut short.
+    Broken,
+    /// The host does not notice.
+    Short,
+    /// A proxy answers instead.
+    Replaced,
+    /// A bit of a page is wrong.
+    Garbled,
+}
+
+#[derive(Default)]
+pub struct Network {
+    pub flights: Vec<Flight>,
+}
+
+impl Network {
+    pub fn send(&mut self, node: usize, item: IoItem) {
+        let SyncEngineIoRequest::Http(http) = item.request() else {
+            return;
+        };
+        let (path, body) = (http.path.clone(), http.body.clone());
+        self.flights.push(Flight::Request {
+            node,
+            item: Some(item),
+            path,
+            body,
+        });
+    }
+
+    /// A node died: its requests go on, its answers find nobody.
+    pub fn forget(&mut self, dead: usize) {
+        self.flights.retain_mut(|flight| match flight {
+            Flight::Request { node, item, .. } if *node == dead => {
+                item.take();
+                true
+            }
+            Flight::Answer { node, .. } => *node != dead,
+            _ => true,
+        });
+    }
+}
+
+/// Hands an answer to the host that waits for it.
+pub fn deliver(item: &IoItem, status: u16, mut body: Vec<u8>, mishap: Mishap, rng: &mut Rng) {
+    match mishap {
+        Mishap::Lost => return item.poison("the connection was lost"),
+        Mishap::Replaced => {
+            item.status(*rng.pick(&[200, 404, 429, 500, 503]));
+            item.push_buffer(b"<html>Come in, we are closed</html>");
+            return item.done();
+        }
+        Mishap::Broken | Mishap::Short => body.truncate(rng.below(body.len() + 1)),
+        // In the image of a page: only images have checksums.
+        Mishap::Garbled if body.len() > 5000 => {
+            let at = body.len() - 10 - rng.below(4000);
+            body[at] ^= 1 << rng.below(8);
+        }
+        Mishap::None | Mishap::Garbled => {}
+    }
+    item.status(status);
+    let piece = 1 + rng.below(5000);
+    body.chunks(piece).for_each(|piece| item.push_buffer(piece));
+    match mishap {
+        Mishap::Broken => item.poison("the body was cut short"),
+        _ => item.done(),
+    }
+}

@@ -1,0 +1,184 @@
+//! One replica on one machine: the engine, its host, and what it must not forget.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use turso_sync::capture::Connection;
+use turso_sync::engine::{
+    ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts, DbChangesStatus, Environment,
+};
+use turso_sync::error::Result;
+use turso_sync::io::{IoItem, Operation, OperationStatus};
+
+use super::rng::Rng;
+
+/// Virtual time, and names that count.
+pub struct VirtualEnvironment {
+    pub clock: Arc<AtomicI64>,
+    pub names: Arc<AtomicU64>,
+}
+
+impl Environment for VirtualEnvironment {
+    fn unix_time(&self) -> i64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    fn unique_id(&self) -> String {
+        format!("{:04}", self.names.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What an operation brought.
+pub enum Outcome {
+    Done,
+    Pulled(bool),
+    Download(Option<DbChangesStatus>),
+}
+
+/// An operation under way.
+pub struct Running {
+    pub name: &'static str,
+    resume: Box<dyn FnMut() -> Result<Option<Outcome>>>,
+    /// Troubles of the node when it began: what happens without a new one cannot be blamed on them.
+    pub troubles: u64,
+    /// Transactions that were committed when it began, and the clock.
+    pub committed: (usize, i64),
+}
+
+impl Running {
+    pub fn resume(&mut self) -> Result<Option<Outcome>> {
+        (self.resume)()
+    }
+}
+
+/// How sure it is that a transaction is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Committed {
+    /// No power loss can take it back.
+    Durable,
+    /// Only a power loss can take it back.
+    Yes,
+    /// The commit failed or was cut short; the next look tells.
+    Unknown,
+}
+
+/// A local transaction and the tag that it left.
+#[derive(Clone, Debug)]
+pub struct Txn {
+    pub tag: String,
+    pub committed: Committed,
+    /// It can come into conflict, and be taken out then.
+    pub risky: bool,
+    /// It only moves the clock, and leaves no tag.
+    pub tick: bool,
+}
+
+pub struct Conn {
+    pub conn: Connection,
+    /// Commits are durable.
+    pub full: bool,
+    /// The transaction that is open.
+    pub open: Option<Txn>,
+}
+
+pub struct Node {
+    pub number: usize,
+    pub machine: usize,
+    pub path: PathBuf,
+    pub opts: DatabaseSyncEngineOpts,
+    pub engine: Option<DatabaseSyncEngine>,
+    /// The engine is open.
+    pub ready: bool,
+    pub conns: Vec<Conn>,
+    pub running: Vec<Running>,
+    /// File requests that the host has not performed yet.
+    pub items: Vec<IoItem>,
+    pub download: Option<DbChangesStatus>,
+    /// In the order of their commits.
+    pub txns: Vec<Txn>,
+    pub next_tag: u64,
+    /// The least that its clock must show, and the least after a power loss.
+    pub clock: i64,
+    pub durable_clock: i64,
+    /// Faults of network and disk so far.
+    pub troubles: u64,
+    /// A call on the disk has failed, otherwise than by death: the base may have to be fetched again.
+    pub disk_failed: bool,
+}
+
+impl Node {
+    pub fn new(number: usize, machine: usize, path: PathBuf, rng: &mut Rng) -> Node {
+        let policies = [
+            ConflictPolicy::Stop,
+            ConflictPolicy::Overwrite,
+            ConflictPolicy::SetAside,
+        ];
+        let opts = DatabaseSyncEngineOpts {
+            path: path.to_str().unwrap().to_owned(),
+            remote_url: Some("http://remote".into()),
+            client_name: format!("node{number}"),
+            bootstrap_if_empty: true,
+            push_operations_threshold: *rng.pick(&[0, 1, 7]),
+            pull_bytes_threshold: *rng.pick(&[0, 0, 5000, 20_000]),
+            conflict_policy: *rng.pick(&policies),
+            ..Default::default()
+        };
+        Node {
+            number,
+            machine,
+            path,
+            opts,
+            engine: None,
+            ready: false,
+            conns: Vec::new(),
+            running: Vec::new(),
+            items: Vec::new(),
+            download: None,
+            txns: Vec::new(),
+            next_tag: 0,
+            clock: 0,
+            durable_clock: 0,
+            troubles: 0,
+            disk_failed: false,
+        }
+    }
+
+    /// Forgets everything that lives in memory.
+    pub fn die(&mut self) {
+        self.running.clear();
+        self.items.clear();
+        self.download = None;
+        self.conns.clear();
+        self.engine = None;
+        self.ready = false;
+    }
+
+    pub fn start<T: 'static>(
+        &mut self,
+        name: &'static str,
+        mut op: Operation<T>,
+        outcome: impl Fn(T) -> Outcome + 'static,
+    ) {
+        let resume = move || match op.resume()? {
+            OperationStatus::Io => Ok(None),
+            OperationStatus::Done => Ok(Some(outcome(op.take_result().unwrap()))),
+        };
+        self.running.push(Running {
+            name,
+            resume: Box::new(resume),
+            troubles: self.troubles,
+            committed: (self.txns.len(), self.clock),
+        });
+    }
+
+    /// The first `count` transactions are durable now, and what the clock showed then.
+    pub fn durable(&mut self, (count, clock): (usize, i64)) {
+        self.durable_clock = self.durable_clock.max(clock);
+        for txn in self.txns.iter_mut().take(count) {
+            if txn.committed == Committed::Yes {
+                txn.committed = Committed::Durable;
+            }
+        }
+    }
+}
