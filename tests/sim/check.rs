@@ -34,10 +34,18 @@ CREATE TRIGGER counts AFTER INSERT ON ledger BEGIN UPDATE total SET n = n + 1 WH
 /// The rows of the accounts and clocks of `nodes` nodes.
 pub fn accounts(nodes: usize) -> String {
     let account = |owner: usize| {
-        (0..ACCOUNTS).map(move |i| format!("INSERT INTO account VALUES ({}, {owner}, {START});", owner as i64 * ACCOUNTS + i))
+        (0..ACCOUNTS).map(move |i| {
+            format!(
+                "INSERT INTO account VALUES ({}, {owner}, {START});",
+                owner as i64 * ACCOUNTS + i
+            )
+        })
     };
     let clock = |owner| format!("INSERT INTO clock VALUES ({owner}, 0);");
-    (0..nodes).flat_map(account).chain((0..nodes).map(clock)).collect()
+    (0..nodes)
+        .flat_map(account)
+        .chain((0..nodes).map(clock))
+        .collect()
 }
 
 fn texts(conn: &Connection, sql: &str) -> Result<BTreeSet<String>, Violation> {
@@ -63,7 +71,11 @@ pub fn database(conn: &Connection) -> Checked {
     if integrity != "ok" {
         return Err(format!("integrity_check: {integrity}"));
     }
-    none(conn, "doubled", "SELECT tag FROM event GROUP BY tag HAVING count(*) > 1")?;
+    none(
+        conn,
+        "doubled",
+        "SELECT tag FROM event GROUP BY tag HAVING count(*) > 1",
+    )?;
     none(
         conn,
         "half a transaction in the ledger",
@@ -98,14 +110,19 @@ pub fn tags(conn: &Connection) -> Result<BTreeSet<String>, Violation> {
 
 /// How often node `owner` has ticked. Nobody else writes its row, so it never goes back.
 pub fn clock(conn: &Connection, owner: usize) -> Result<i64, Violation> {
-    conn.query_row("SELECT n FROM clock WHERE owner = ?1", [owner as i64], |row| row.get(0))
-        .map_err(|e| format!("the clock of node {owner}: {e}"))
+    conn.query_row("SELECT n FROM clock WHERE owner = ?1", [owner as i64], |row| {
+        row.get(0)
+    })
+    .map_err(|e| format!("the clock of node {owner}: {e}"))
 }
 
 fn clock_at_least(conn: &Connection, node: &mut Node, least: i64) -> Checked {
     let n = clock(conn, node.number)?;
     if n < least {
-        return Err(format!("node {}: the clock went back from {least} to {n}", node.number));
+        return Err(format!(
+            "node {}: the clock went back from {least} to {n}",
+            node.number
+        ));
     }
     node.clock = n;
     Ok(())
@@ -129,7 +146,11 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
         };
     };
     database(&conn)?;
-    let least = if power_lost { node.durable_clock } else { node.clock };
+    let least = if power_lost {
+        node.durable_clock
+    } else {
+        node.clock
+    };
     clock_at_least(&conn, node, least)?;
     if power_lost {
         node.durable_clock = node.clock;
@@ -162,7 +183,9 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
             }
             (false, Committed::Unknown) => {}
             (false, Committed::Yes) if power_lost => lost = Some(txn.tag),
-            (false, committed) => return Err(format!("{} is gone; it was committed: {committed:?}", txn.tag)),
+            (false, committed) => {
+                return Err(format!("{} is gone; it was committed: {committed:?}", txn.tag));
+            }
         }
     }
     node.txns = left;
@@ -171,7 +194,9 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
 
 /// What is committed is there, on a replica that lives.
 pub fn node(node: &mut Node) -> Checked {
-    let Some(conn) = replica(&node.path)? else { return Ok(()) };
+    let Some(conn) = replica(&node.path)? else {
+        return Ok(());
+    };
     database(&conn)?;
     clock_at_least(&conn, node, node.clock)?;
     let tags = tags(&conn)?;
@@ -189,7 +214,9 @@ pub type Bases = HashMap<String, Rc<Vec<Vec<u8>>>>;
 
 /// The pages of a database as it is now.
 pub fn pages(conn: &Connection) -> Rc<Vec<Vec<u8>>> {
-    let mut statement = conn.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno").unwrap();
+    let mut statement = conn
+        .prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno")
+        .unwrap();
     let pages = statement.query_map([], |row| row.get(0)).unwrap();
     Rc::new(pages.map(|page| page.unwrap()).collect())
 }
@@ -219,7 +246,11 @@ pub fn base(path: &Path, bases: &Bases) -> Result<bool, Violation> {
     };
     let ours = store.with_base(&base, |conn| Ok(pages(conn))).map_err(failed)?;
     if (remote.len(), remote.len()) != (base.base_pages as usize, ours.len()) {
-        return Err(format!("the base has {} pages, the remote {}", base.base_pages, remote.len()));
+        return Err(format!(
+            "the base has {} pages, the remote {}",
+            base.base_pages,
+            remote.len()
+        ));
     }
     for (at, (ours, theirs)) in ours.iter().zip(remote.iter()).enumerate() {
         // The first page's read and write version: WAL here, whatever there.
@@ -228,7 +259,11 @@ pub fn base(path: &Path, bases: &Bases) -> Result<bool, Violation> {
             _ => ours == theirs,
         };
         if !same {
-            return Err(format!("base page {} is not the remote's at {}", at + 1, state.revision));
+            return Err(format!(
+                "base page {} is not the remote's at {}",
+                at + 1,
+                state.revision
+            ));
         }
     }
     Ok(true)

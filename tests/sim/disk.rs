@@ -139,7 +139,11 @@ impl Disk {
         let calls = machine.calls;
         machine.fate = fate.map(|fate| match fate {
             Fate::Die(n) => Fate::Die(calls + n),
-            Fate::Fail { from, calls: n, errno } => Fate::Fail {
+            Fate::Fail {
+                from,
+                calls: n,
+                errno,
+            } => Fate::Fail {
                 from: calls + from,
                 calls: n,
                 errno,
@@ -162,7 +166,10 @@ impl Disk {
 
     /// The machine of the folder of `path`, and the name within.
     pub fn locate(&self, path: &Path) -> Option<(usize, String)> {
-        let machine = self.machines.iter().position(|m| Some(m.folder.as_path()) == path.parent())?;
+        let machine = self
+            .machines
+            .iter()
+            .position(|m| Some(m.folder.as_path()) == path.parent())?;
         let name = path.file_name().and_then(OsStr::to_str)?;
         (!name.ends_with("-shm")).then(|| (machine, name.to_owned()))
     }
@@ -274,10 +281,18 @@ impl Disk {
             1 => unsynced.len(),
             _ => rng.below(unsynced.len() + 1),
         };
-        unsynced.into_iter().take(kept).for_each(|naming| naming.apply(&mut names));
+        unsynced
+            .into_iter()
+            .take(kept)
+            .for_each(|naming| naming.apply(&mut names));
         // Files keep their inodes as far as they are still there.
         let mut there = HashMap::new();
-        for (at, entry) in fs::read_dir(&machine.folder).unwrap().collect::<Vec<_>>().into_iter().enumerate() {
+        for (at, entry) in fs::read_dir(&machine.folder)
+            .unwrap()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .enumerate()
+        {
             let entry = entry.unwrap();
             let inode = entry.metadata().unwrap().ino();
             let aside = machine.folder.join(format!("sim-aside-{at}"));
@@ -302,7 +317,9 @@ impl Disk {
             *inode = put(&path, &file.durable, file.durable_mtime);
             self.files.insert(*inode, file);
         }
-        there.into_values().for_each(|aside| fs::remove_file(aside).unwrap());
+        there
+            .into_values()
+            .for_each(|aside| fs::remove_file(aside).unwrap());
         self.machines[number].durable = names;
     }
 }
@@ -310,7 +327,12 @@ impl Disk {
 /// Makes the file what it is to be; its inode.
 fn put(path: &Path, content: &[u8], mtime: Duration) -> u64 {
     let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).open(path).unwrap();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .unwrap();
     file.write_all_at(content, 0).unwrap();
     file.set_modified(UNIX_EPOCH + mtime).unwrap();
     file.metadata().unwrap().ino()

@@ -102,7 +102,10 @@ fn parse(text: &str) -> Steps {
         Some((first, last)) => number(first)..=number(last),
         None => number(part)..=number(part),
     };
-    text.split(',').filter(|text| !text.is_empty()).flat_map(part).collect()
+    text.split(',')
+        .filter(|text| !text.is_empty())
+        .flat_map(part)
+        .collect()
 }
 
 fn format(steps: &Steps) -> String {
@@ -148,10 +151,16 @@ fn nothing_is_lost_whatever_dies() {
             let (skip, failure) = shrink(seed, steps, skip, failure);
             println!("{}", failure.story.join("\n"));
             let skip = format(&skip);
-            panic!("SIM_SEED={seed} SIM_STEPS={steps} SIM_SKIP={skip}: {}", failure.violation);
+            panic!(
+                "SIM_SEED={seed} SIM_STEPS={steps} SIM_SKIP={skip}: {}",
+                failure.violation
+            );
         }
     }
-    println!("{runs} runs, {failures} failures, in {:?}: {sum:?}", start.elapsed());
+    println!(
+        "{runs} runs, {failures} failures, in {:?}: {sum:?}",
+        start.elapsed()
+    );
     assert_eq!(failures, 0);
 }
 

@@ -44,7 +44,9 @@ pub struct Network {
 
 impl Network {
     pub fn send(&mut self, node: usize, item: IoItem) {
-        let SyncEngineIoRequest::Http(http) = item.request() else { return };
+        let SyncEngineIoRequest::Http(http) = item.request() else {
+            return;
+        };
         let (path, body) = (http.path.clone(), http.body.clone());
         self.flights.push(Flight::Request {
             node,

@@ -109,7 +109,11 @@ pub struct Node {
 
 impl Node {
     pub fn new(number: usize, machine: usize, path: PathBuf, rng: &mut Rng) -> Node {
-        let policies = [ConflictPolicy::Stop, ConflictPolicy::Overwrite, ConflictPolicy::SetAside];
+        let policies = [
+            ConflictPolicy::Stop,
+            ConflictPolicy::Overwrite,
+            ConflictPolicy::SetAside,
+        ];
         let opts = DatabaseSyncEngineOpts {
             path: path.to_str().unwrap().to_owned(),
             remote_url: Some("http://remote".into()),

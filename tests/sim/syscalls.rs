@@ -40,13 +40,23 @@ fn judge(fd: c_int, call: Call) -> Option<(u64, Verdict)> {
 
 /// Gives a file that was changed the virtual time.
 fn touch(fd: c_int) {
-    let Some(now) = disk::with(|disk| disk.now) else { return };
+    let Some(now) = disk::with(|disk| disk.now) else {
+        return;
+    };
     let time = timespec {
         tv_sec: now.as_secs() as i64,
         tv_nsec: now.subsec_nanos().into(),
     };
     // SAFETY: a null path means the file itself; the array lives during the call.
-    unsafe { libc::syscall(libc::SYS_utimensat, fd, std::ptr::null::<c_char>(), [time, time].as_ptr(), 0) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_utimensat,
+            fd,
+            std::ptr::null::<c_char>(),
+            [time, time].as_ptr(),
+            0,
+        )
+    };
 }
 
 unsafe fn write_at(fd: c_int, buf: *const c_void, len: size_t, offset: Option<off_t>) -> ssize_t {
@@ -184,7 +194,9 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> 
         // Emptied by its own call, so that it can fail and is recorded.
         let fd = unsafe { open64(path, flags & !libc::O_TRUNC, mode) };
         if fd >= 0 && unsafe { ftruncate(fd, 0) } != 0 {
-            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+            let errno = std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO);
             // SAFETY: nobody else knows this descriptor.
             unsafe { libc::close(fd) };
             set_errno(errno);

@@ -24,19 +24,33 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
     sql.push(format!("INSERT INTO ledger VALUES ('{tag}a', '{tag}', {amount})"));
     if risky {
         let id = 1_000_000 * (n as u64 + 1) + node.next_tag;
-        sql.push(format!("INSERT INTO uniq VALUES ({id}, 'name{}', '{tag}')", rng.below(6)));
+        sql.push(format!(
+            "INSERT INTO uniq VALUES ({id}, 'name{}', '{tag}')",
+            rng.below(6)
+        ));
         if rng.one_in(4) {
-            sql.push(format!("DELETE FROM uniq WHERE id < {id} AND id > {}", 1_000_000 * (n + 1)));
+            sql.push(format!(
+                "DELETE FROM uniq WHERE id < {id} AND id > {}",
+                1_000_000 * (n + 1)
+            ));
         }
     }
     sql.push(format!("INSERT INTO event VALUES ('{tag}')"));
-    sql.push(format!("INSERT INTO ledger VALUES ('{tag}b', '{tag}', -{amount})"));
+    sql.push(format!(
+        "INSERT INTO ledger VALUES ('{tag}b', '{tag}', -{amount})"
+    ));
     // Not in one that may be taken out: balances are written as absolute values.
     if (2..6).contains(&kind) {
         let (from, to) = (rng.below(ACCOUNTS as usize), rng.below(ACCOUNTS as usize));
         let base = n * ACCOUNTS as usize;
-        sql.push(format!("UPDATE account SET balance = balance - {amount} WHERE id = {}", base + from));
-        sql.push(format!("UPDATE account SET balance = balance + {amount} WHERE id = {}", base + to));
+        sql.push(format!(
+            "UPDATE account SET balance = balance - {amount} WHERE id = {}",
+            base + from
+        ));
+        sql.push(format!(
+            "UPDATE account SET balance = balance + {amount} WHERE id = {}",
+            base + to
+        ));
     }
     // What builds on a transaction that is taken out is taken out with it.
     for _ in 0..if risky { 0 } else { rng.below(4) } {
@@ -61,11 +75,19 @@ fn document(node: &Node, rng: &mut Rng, sql: &mut Vec<String>) {
     let column = rng.pick(&["a", "b", "c"]);
     sql.push(match rng.below(8) {
         0 => format!("DELETE FROM doc WHERE id = {id}"),
-        1 | 2 => format!("INSERT OR REPLACE INTO doc (id, a, b, c) VALUES ({id}, {value}, hex(zeroblob({size})), {})", node.number),
+        1 | 2 => format!(
+            "INSERT OR REPLACE INTO doc (id, a, b, c) VALUES ({id}, {value}, hex(zeroblob({size})), {})",
+            node.number
+        ),
         3 => format!("DELETE FROM doc WHERE id % 7 = {}", id % 7),
         4 => format!("INSERT OR IGNORE INTO doc (id, a) VALUES ({id}, {value})"),
-        5 => format!("INSERT INTO doc (id, c) VALUES ({id}, {value}) ON CONFLICT (id) DO UPDATE SET c = excluded.c"),
-        _ => format!("UPDATE doc SET {column} = {value} WHERE id BETWEEN {id} AND {}", id + rng.below(4)),
+        5 => format!(
+            "INSERT INTO doc (id, c) VALUES ({id}, {value}) ON CONFLICT (id) DO UPDATE SET c = excluded.c"
+        ),
+        _ => format!(
+            "UPDATE doc SET {column} = {value} WHERE id BETWEEN {id} AND {}",
+            id + rng.below(4)
+        ),
     });
 }
 

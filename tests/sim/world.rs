@@ -125,8 +125,12 @@ impl World {
         };
         let conn = plain(&world.server_path);
         conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
-        conn.execute_batch(&format!("BEGIN; {} {}; COMMIT", check::SCHEMA, check::accounts(count)))
-            .unwrap();
+        conn.execute_batch(&format!(
+            "BEGIN; {} {}; COMMIT",
+            check::SCHEMA,
+            check::accounts(count)
+        ))
+        .unwrap();
         drop(conn);
         world.start_server().unwrap();
         world
@@ -168,7 +172,9 @@ impl World {
         self.act(rng)?;
         self.strike(rng);
         self.bury(rng)?;
-        self.story[before..].iter_mut().for_each(|line| *line = format!("{number}: {line}"));
+        self.story[before..]
+            .iter_mut()
+            .for_each(|line| *line = format!("{number}: {line}"));
         Ok(())
     }
 
@@ -276,7 +282,9 @@ impl World {
             7 => match node.download.take() {
                 Some(_) if rng.one_in(4) => "drop the download",
                 Some(changes) => {
-                    node.start("apply", engine.apply_changes_from_remote(changes), |()| Outcome::Done);
+                    node.start("apply", engine.apply_changes_from_remote(changes), |()| {
+                        Outcome::Done
+                    });
                     "apply"
                 }
                 None => "nothing",
@@ -296,7 +304,9 @@ impl World {
                     ]);
                     let conflict = conflict.txn_id;
                     self.statistics.conflicts += 1;
-                    node.start("resolve", engine.resolve_conflict(conflict, resolution), |()| Outcome::Done);
+                    node.start("resolve", engine.resolve_conflict(conflict, resolution), |()| {
+                        Outcome::Done
+                    });
                     self.say(format!("{resolution:?} for {conflict}"));
                     "resolve"
                 }
@@ -494,7 +504,9 @@ impl World {
     }
 
     fn connect(&mut self, at: usize, rng: &mut Rng) -> Checked {
-        let Some(engine) = self.nodes[at].engine.clone() else { return Ok(()) };
+        let Some(engine) = self.nodes[at].engine.clone() else {
+            return Ok(());
+        };
         let mut op = engine.connect_rw();
         let full = rng.one_in(2);
         let opened = op.resume().map(|_| op.take_result().unwrap());
@@ -527,7 +539,12 @@ impl World {
         let flight = self.net.flights.swap_remove(which);
         let trouble = self.dangers.network && rng.one_in(6);
         match flight {
-            Flight::Request { node, item, path, body } => {
+            Flight::Request {
+                node,
+                item,
+                path,
+                body,
+            } => {
                 if trouble {
                     self.nodes[node].troubles += 1;
                     match rng.below(3) {
@@ -548,7 +565,9 @@ impl World {
                             });
                         }
                         _ => {
-                            self.say(format!("request of node {node} to {path} comes, its sender gives up"));
+                            self.say(format!(
+                                "request of node {node} to {path} comes, its sender gives up"
+                            ));
                             if let Some(item) = &item {
                                 item.poison("timeout");
                             }
@@ -557,7 +576,12 @@ impl World {
                 }
                 self.serve(node, item, path, &body)
             }
-            Flight::Answer { node, item, status, body } => {
+            Flight::Answer {
+                node,
+                item,
+                status,
+                body,
+            } => {
                 let mishap = match trouble {
                     false => Mishap::None,
                     true => {
@@ -571,7 +595,10 @@ impl World {
                         ])
                     }
                 };
-                self.say(format!("answer {status} to node {node} ({} bytes): {mishap:?}", body.len()));
+                self.say(format!(
+                    "answer {status} to node {node} ({} bytes): {mishap:?}",
+                    body.len()
+                ));
                 net::deliver(&item, status, body, mishap, rng);
                 self.go_on(node, rng)
             }
@@ -588,7 +615,13 @@ impl World {
         Ok(())
     }
 
-    fn serve(&mut self, node: usize, item: Option<turso_sync::io::IoItem>, path: String, body: &[u8]) -> Checked {
+    fn serve(
+        &mut self,
+        node: usize,
+        item: Option<turso_sync::io::IoItem>,
+        path: String,
+        body: &[u8],
+    ) -> Checked {
         let Some(server) = &self.server else {
             self.nodes[node].troubles += 1;
             if let Some(item) = item {
@@ -610,7 +643,10 @@ impl World {
                 };
                 format!("server answers {kind} of node {node}: {status} {error}")
             }
-            Ok((status, body)) => format!("server answers node {node} {path}: {status}, {} bytes", body.len()),
+            Ok((status, body)) => format!(
+                "server answers node {node} {path}: {status}, {} bytes",
+                body.len()
+            ),
             Err(e) => format!("server fails node {node} {path}: {e}"),
         });
         let (status, body) = match answer {
@@ -636,7 +672,12 @@ impl World {
             self.remote_clocks()?;
         }
         if let Some(item) = item {
-            self.net.flights.push(Flight::Answer { node, item, status, body });
+            self.net.flights.push(Flight::Answer {
+                node,
+                item,
+                status,
+                body,
+            });
         }
         Ok(())
     }
@@ -647,7 +688,9 @@ impl World {
         for (owner, before) in self.remote_clock.iter_mut().enumerate() {
             let n = check::clock(&conn, owner)?;
             if n < *before {
-                return Err(format!("remote: the clock of node {owner} went back from {before} to {n}"));
+                return Err(format!(
+                    "remote: the clock of node {owner} went back from {before} to {n}"
+                ));
             }
             *before = n;
         }
@@ -697,9 +740,14 @@ impl World {
     fn remote_tags(&mut self) -> Checked {
         let tags = check::tags(&plain(&self.server_path))?;
         for tag in tags {
-            let known = self.nodes.iter().any(|node| node.txns.iter().any(|txn| txn.tag == tag));
+            let known = self
+                .nodes
+                .iter()
+                .any(|node| node.txns.iter().any(|txn| txn.tag == tag));
             if !known {
-                return Err(format!("{tag} is on the remote, but its replica has lost it or never had it"));
+                return Err(format!(
+                    "{tag} is on the remote, but its replica has lost it or never had it"
+                ));
             }
         }
         Ok(())
@@ -760,7 +808,8 @@ impl World {
                 false => disk.restart(machine),
             });
             self.say(format!("node {at} died, power lost: {power}"));
-            check::after_death(&mut self.nodes[at], power).map_err(|v| format!("node {at} after death: {v}"))?;
+            check::after_death(&mut self.nodes[at], power)
+                .map_err(|v| format!("node {at} after death: {v}"))?;
             self.base(at)?;
         }
         let machine = self.server_machine;
@@ -806,7 +855,9 @@ impl World {
         if !intact {
             self.statistics.bases_lost += 1;
             if !self.nodes[at].disk_failed {
-                return Err(format!("node {at}: the base is lost, although the disk never failed"));
+                return Err(format!(
+                    "node {at}: the base is lost, although the disk never failed"
+                ));
             }
         }
         Ok(())
@@ -823,7 +874,10 @@ impl World {
             power: false,
             errors: false,
         };
-        for machine in (0..self.nodes.len()).map(|at| self.nodes[at].machine).chain([self.server_machine]) {
+        for machine in (0..self.nodes.len())
+            .map(|at| self.nodes[at].machine)
+            .chain([self.server_machine])
+        {
             disk::with(|disk| disk.set_fate(machine, None));
         }
         self.start_server()?;
@@ -875,7 +929,10 @@ impl World {
                     SyncEngineIoRequest::Http(http) => {
                         let (path, body) = (http.path.clone(), http.body.clone());
                         self.serve(at, Some(item), path, &body)?;
-                        if let Some(Flight::Answer { item, status, body, .. }) = self.net.flights.pop() {
+                        if let Some(Flight::Answer {
+                            item, status, body, ..
+                        }) = self.net.flights.pop()
+                        {
                             net::deliver(&item, status, body, Mishap::None, &mut Rng::new(0, 0));
                         }
                     }
@@ -907,7 +964,10 @@ impl World {
         if let (true, Some(predicted)) = (conflicts.is_empty(), predicted) {
             let remote = super::support::tables(&self.server_path);
             if remote != predicted {
-                return Err(format!("node {at}: the push was not what the pull predicted: {}", difference(&predicted, &remote)));
+                return Err(format!(
+                    "node {at}: the push was not what the pull predicted: {}",
+                    difference(&predicted, &remote)
+                ));
             }
         }
         if !conflicts.is_empty() {
@@ -938,7 +998,10 @@ impl World {
         for at in 0..self.nodes.len() {
             let local = super::support::tables(&self.nodes[at].path);
             if local != remote {
-                return Err(format!("node {at} is not the remote: {}", difference(&local, &remote)));
+                return Err(format!(
+                    "node {at} is not the remote: {}",
+                    difference(&local, &remote)
+                ));
             }
             check::node(&mut self.nodes[at])?;
             self.base(at)?;
@@ -959,7 +1022,11 @@ impl World {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(folder).unwrap() {
             let entry = entry.unwrap();
-            names.push(format!("{} {}", entry.file_name().to_string_lossy(), entry.metadata().unwrap().len()));
+            names.push(format!(
+                "{} {}",
+                entry.file_name().to_string_lossy(),
+                entry.metadata().unwrap().len()
+            ));
         }
         // <db>, -wal, -shm, -info, -changes, -wal-revert, -wal-revert-new, -lock
         match names.len() <= 8 {
