@@ -39,13 +39,15 @@ const HEADERS: [Header; 2] = [
         includes: "#include \"turso.h\"",
         modules: &[
             "sync_types",
+            "conflict_types",
             "sync_database",
             "changes",
+            "conflicts",
             "operation",
             "run",
             "io_item",
         ],
-        extra_types: &[],
+        extra_types: &["turso_sync_conflict_policy_t", "turso_sync_conflict_resolution_t"],
     },
 ];
 

@@ -35,12 +35,28 @@
  *   turso_sync_database_io_perform_file. The host adds the Authorization header.
  *
  * One at a time
- *   Push, apply and checkpoint exclude each other, across processes, from the first resume to the end or the release:
- *   resuming a second one meanwhile fails with BUSY at once; begin a new one later. Creating a new replica takes the same
+ *   Push, apply, checkpoint and resolving a conflict exclude each other, across processes, from the first resume to the
+ *   end or the release: resuming a second one meanwhile fails with BUSY at once; begin a new one later. Creating a new replica takes the same
  *   place. Connecting, statistics and opening what is there are always possible, and a wait runs beside everything, so that
  *   a long poll is in nobody's way; only one downloaded change set exists per handle until it is applied or released.
  *   Local SQL is never blocked by the network. Per request a push needs the write lock for a moment, and while changes
  *   are applied local writes wait up to the busy timeout of their connection: commit before syncing in the same thread.
+ *
+ * Conflicts
+ *   A conflict is a local transaction that the remote's state does not admit: another row has its UNIQUE value, its table is
+ *   gone, a trigger said no. turso_sync_options_t tells what push and apply do then:
+ *     STOP        (the default) the operation ends with CONSTRAINT. Nothing changes, and everything stays pending.
+ *     OVERWRITE   the last push wins, also over rows that have a UNIQUE value; they are removed as REPLACE removes them.
+ *     SET_ASIDE   the transaction leaves the database whole and is kept in the local table turso_sync_conflicts, with its
+ *                 dependents: later transactions that touch the same rows or refer to them. The sync goes on.
+ *   turso_sync_database_conflicts lists what is blocked or set aside; turso_sync_database_resolve_conflict decides one:
+ *     RETRY       a blocked transaction is tried by the next sync; one set aside is applied now, as a new transaction,
+ *                 and if it does not fit (CONSTRAINT) it stays set aside.
+ *     OVERWRITE   likewise, overwriting what is in its way.
+ *     SET_ASIDE   the changes of a blocked transaction leave the database now, and are kept.
+ *     DROP        they leave the database now, and are lost; a transaction set aside is deleted.
+ *   A blocked transaction can also be repaired with plain SQL: what is pushed is the net effect. Keys of rows are in the
+ *   list only, never in error messages or in the log.
  *
  * After a failure
  *   every operation can be begun again. Nothing is lost and nothing applied twice, whatever was cut short: the
@@ -54,6 +70,121 @@
 #define TURSO_SYNC_H
 
 #include "turso.h"
+
+/**
+ * Where a conflict stands.
+ */
+enum turso_sync_conflict_state_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * The transaction is pending, and the last sync stopped at it.
+     */
+    TURSO_SYNC_CONFLICT_STATE_BLOCKED = 1,
+    /**
+     * The transaction is pending; the next push overwrites what is in its way.
+     */
+    TURSO_SYNC_CONFLICT_STATE_OVERWRITE = 2,
+    /**
+     * The transaction is out of the database and lies in `turso_sync_conflicts`.
+     */
+    TURSO_SYNC_CONFLICT_STATE_SET_ASIDE = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_conflict_state_t turso_sync_conflict_state_t;
+#else
+typedef uint32_t turso_sync_conflict_state_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What stands in the way of a change. Numbers that are not listed are to be treated as OTHER.
+ */
+enum turso_sync_conflict_kind_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Anything else that the remote refuses.
+     */
+    TURSO_SYNC_CONFLICT_KIND_OTHER = 0,
+    /**
+     * A UNIQUE or PRIMARY KEY constraint: another row has the value.
+     */
+    TURSO_SYNC_CONFLICT_KIND_UNIQUE = 1,
+    /**
+     * NOT NULL.
+     */
+    TURSO_SYNC_CONFLICT_KIND_NOT_NULL = 2,
+    /**
+     * CHECK.
+     */
+    TURSO_SYNC_CONFLICT_KIND_CHECK = 3,
+    /**
+     * FOREIGN KEY, on a remote that enforces them.
+     */
+    TURSO_SYNC_CONFLICT_KIND_FOREIGN_KEY = 4,
+    /**
+     * A trigger said no (`RAISE`).
+     */
+    TURSO_SYNC_CONFLICT_KIND_TRIGGER = 5,
+    /**
+     * A STRICT column does not take the type.
+     */
+    TURSO_SYNC_CONFLICT_KIND_DATATYPE = 6,
+    /**
+     * A table, column or other schema object is gone, or is there in another form.
+     */
+    TURSO_SYNC_CONFLICT_KIND_SCHEMA = 7,
+    /**
+     * The transaction builds on one that was set aside.
+     */
+    TURSO_SYNC_CONFLICT_KIND_DEPENDENCY = 8,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_conflict_kind_t turso_sync_conflict_kind_t;
+#else
+typedef uint32_t turso_sync_conflict_kind_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What the change that is in conflict does.
+ */
+enum turso_sync_conflict_operation_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Inserts a row.
+     */
+    TURSO_SYNC_CONFLICT_OPERATION_INSERT = 1,
+    /**
+     * Updates a row.
+     */
+    TURSO_SYNC_CONFLICT_OPERATION_UPDATE = 2,
+    /**
+     * Deletes a row.
+     */
+    TURSO_SYNC_CONFLICT_OPERATION_DELETE = 3,
+    /**
+     * Changes the schema.
+     */
+    TURSO_SYNC_CONFLICT_OPERATION_SCHEMA = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_conflict_operation_t turso_sync_conflict_operation_t;
+#else
+typedef uint32_t turso_sync_conflict_operation_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
 
 /**
  * What an operation has produced.
@@ -127,9 +258,80 @@ typedef uint32_t turso_sync_io_request_type_t;
 #endif // __cplusplus
 
 /**
+ * What push and apply do about a transaction that the remote's state does not admit.
+ */
+enum turso_sync_conflict_policy_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * The operation ends with CONSTRAINT and changes nothing; everything stays pending.
+     */
+    TURSO_SYNC_CONFLICT_POLICY_STOP = 0,
+    /**
+     * The last push wins: rows that stand in the way of a UNIQUE constraint are removed, as `REPLACE` removes them
+     * (no delete triggers, no foreign-key actions). What even that cannot carry over stops the operation.
+     */
+    TURSO_SYNC_CONFLICT_POLICY_OVERWRITE = 1,
+    /**
+     * The transaction moves whole out of the database into the local table `turso_sync_conflicts`, together with those
+     * that build on it, and the operation goes on.
+     */
+    TURSO_SYNC_CONFLICT_POLICY_SET_ASIDE = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_conflict_policy_t turso_sync_conflict_policy_t;
+#else
+typedef uint32_t turso_sync_conflict_policy_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What to do about one conflict.
+ */
+enum turso_sync_conflict_resolution_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * A blocked transaction is tried again by the next sync. One that was set aside is applied at once as a new
+     * transaction; if it does not fit, the operation ends with CONSTRAINT and it stays set aside.
+     */
+    TURSO_SYNC_CONFLICT_RESOLUTION_RETRY = 1,
+    /**
+     * Likewise, and rows in the way are overwritten as with TURSO_SYNC_CONFLICT_POLICY_OVERWRITE.
+     */
+    TURSO_SYNC_CONFLICT_RESOLUTION_OVERWRITE = 2,
+    /**
+     * The changes of a blocked transaction leave the database now and are kept in `turso_sync_conflicts`.
+     */
+    TURSO_SYNC_CONFLICT_RESOLUTION_SET_ASIDE = 3,
+    /**
+     * The changes of a blocked transaction leave the database now and are lost; one that was set aside is deleted.
+     */
+    TURSO_SYNC_CONFLICT_RESOLUTION_DROP = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_conflict_resolution_t turso_sync_conflict_resolution_t;
+#else
+typedef uint32_t turso_sync_conflict_resolution_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * Changes that were downloaded and not yet applied. They may be moved between threads.
  */
 typedef struct turso_sync_changes_t turso_sync_changes_t;
+
+/**
+ * The conflicts of a replica at one moment. A list never changes and may be read by several threads at once; it may
+ * outlive the replica's handle.
+ */
+typedef struct turso_sync_conflicts_t turso_sync_conflicts_t;
 
 /**
  * A replica: a local database that syncs with a remote. It may be shared between threads; one sync operation at a time
@@ -217,6 +419,92 @@ typedef struct {
      */
     bool logical_mvcc_pull;
 } turso_sync_database_config_t;
+
+/**
+ * More settings of a replica. Fill it with zeros, set `size`, then set what you need. New fields are only ever
+ * appended; `size` tells the library which ones the caller knows. A field that the library does not know must be zero.
+ * Not part of the SDK kit of Turso.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_options_t)`.
+     */
+    size_t size;
+    /**
+     * A value of `turso_sync_conflict_policy_t`; others are MISUSE.
+     */
+    uint32_t conflict_policy;
+    /**
+     * Names of tables that exist only in this replica: their changes are never captured and never pushed, and every
+     * pull keeps them. Upper and lower case do not count. `tables_ignore_count` strings; NULL if there are none.
+     */
+    const char *const *tables_ignore;
+    /**
+     * Number of names.
+     */
+    size_t tables_ignore_count;
+} turso_sync_options_t;
+
+/**
+ * One conflict. Set `size` before the call. New fields are only ever appended; `size` tells the library which ones the
+ * caller knows. The slices are UTF-8, not zero-terminated, and live as long as the list.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_conflict_t)`.
+     */
+    size_t size;
+    /**
+     * Number of the conflict, for turso_sync_database_resolve_conflict; that of the transaction (`change_txn_id` in
+     * `turso_cdc`).
+     */
+    int64_t id;
+    /**
+     * The change that failed (`change_id` in `turso_cdc`).
+     */
+    int64_t change_id;
+    /**
+     * Where the conflict stands.
+     */
+    turso_sync_conflict_state_t state;
+    /**
+     * What stands in the way.
+     */
+    turso_sync_conflict_kind_t kind;
+    /**
+     * What the change does.
+     */
+    turso_sync_conflict_operation_t operation;
+    /**
+     * Extended result code of SQLite; 0 = unknown.
+     */
+    int32_t sqlite_code;
+    /**
+     * Number of row and schema changes of the transaction.
+     */
+    int64_t changes;
+    /**
+     * When it was noticed, in unix seconds.
+     */
+    int64_t unix_time;
+    /**
+     * Table of the change; for a schema change the table of the schema object.
+     */
+    turso_slice_ref_t table;
+    /**
+     * Key of the row as a JSON object, such as `{"id":5}`, or `{"rowid":5}` for a row without a key; empty for schema
+     * changes. This is content of the database: do not log it.
+     */
+    turso_slice_ref_t key;
+    /**
+     * What the constraint is on, in SQLite's words, such as `users.email`; may be empty.
+     */
+    turso_slice_ref_t constraint;
+    /**
+     * The error as the operation reported it, without row contents.
+     */
+    turso_slice_ref_t message;
+} turso_sync_conflict_t;
 
 /**
  * Figures about a replica.
@@ -368,6 +656,19 @@ turso_status_code_t turso_sync_database_new(const turso_database_config_t *db_co
                                             const char **error_opt_out);
 
 /**
+ * Creates a handle for a replica, as turso_sync_database_new does, with more settings. Not part of the SDK kit of Turso.
+ *
+ * `options` may be NULL for the defaults; they are copied. Errors: in addition MISUSE if `options->size` is not set, or
+ * if a setting is not known to this library.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_new_with_options(const turso_database_config_t *db_config,
+                                                         const turso_sync_database_config_t *sync_config,
+                                                         const turso_sync_options_t *options,
+                                                         const turso_sync_database_t **database,
+                                                         const char **error_opt_out);
+
+/**
  * Begins to open an existing replica; it fails with `metadata not found` if there is none. Result: none.
  *
  * Like all functions that begin an operation it does no work and no IO: see turso_sync_operation_resume. `*operation`
@@ -470,6 +771,53 @@ TURSO_API void turso_sync_database_deinit(const turso_sync_database_t *database)
  * Releases changes that will not be applied, discarding the download; NULL is fine.
  */
 TURSO_API void turso_sync_changes_deinit(const turso_sync_changes_t *changes);
+
+/**
+ * Lists the conflicts of a replica that is open: blocked transactions, and those that were set aside. Reads the local
+ * database at once; it is no operation and asks for no IO. Not part of the SDK kit of Turso.
+ *
+ * `*conflicts` is released with turso_sync_conflicts_deinit. Errors: MISUSE for NULL pointers and before the replica is
+ * open; BUSY and others of the local database.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_conflicts(const turso_sync_database_t *database,
+                                                  const turso_sync_conflicts_t **conflicts,
+                                                  const char **error_opt_out);
+
+/**
+ * Number of conflicts in the list; 0 for NULL.
+ */
+TURSO_API size_t turso_sync_conflicts_count(const turso_sync_conflicts_t *conflicts);
+
+/**
+ * Fills `conflict` with the conflict at `index` (from 0). Set `conflict->size` before the call.
+ *
+ * Errors: MISUSE for NULL pointers, an index out of range and a wrong size; nothing is written then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_conflicts_get(const turso_sync_conflicts_t *conflicts,
+                                             size_t index,
+                                             turso_sync_conflict_t *conflict);
+
+/**
+ * Releases the list; NULL is fine. Slices of its conflicts are not valid any more.
+ */
+TURSO_API void turso_sync_conflicts_deinit(const turso_sync_conflicts_t *conflicts);
+
+/**
+ * Begins to resolve the conflict with the number `conflict`. Needs no network. Result: none. Not part of the SDK kit
+ * of Turso.
+ *
+ * `resolution` is a value of `turso_sync_conflict_resolution_t`; the call itself is MISUSE for others. The operation
+ * fails with ERROR if there is no such conflict: list them again, a sync may have settled or renumbered it. It fails
+ * with CONSTRAINT if a transaction that was set aside still does not fit: it stays set aside then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_resolve_conflict(const turso_sync_database_t *database,
+                                                         int64_t conflict,
+                                                         uint32_t resolution,
+                                                         const turso_sync_operation_t **operation,
+                                                         const char **error_opt_out);
 
 /**
  * Works on the operation until it ends or needs IO.

@@ -188,6 +188,11 @@ fn contract_of_the_replica() {
 }
 
 #[test]
+fn contract_of_conflicts_and_options() {
+    contract("contract_conflicts");
+}
+
+#[test]
 fn contract_under_wrong_use() {
     contract("contract_misuse");
 }
@@ -233,6 +238,7 @@ fn examples_compile_without_a_warning() {
     for source in [
         "c-examples/quickstart.c",
         "c-examples/two_replicas.c",
+        "c-examples/conflicts.c",
         "c-examples/host_io.c",
         "tests/c/writer_loop.c",
     ] {

@@ -130,6 +130,16 @@ fn alter_carries_its_text() {
 }
 
 #[test]
+fn renaming_a_column_to_its_name_is_logged_if_it_spells_something_anew() {
+    let schema = "CREATE TABLE t(a, b); CREATE INDEX i ON t([b])";
+    assert_eq!(log_of(schema, "ALTER TABLE t RENAME COLUMN b TO b").len(), 1);
+    assert_eq!(
+        log_of("CREATE TABLE t(a)", "ALTER TABLE t RENAME COLUMN a TO \"a\"").len(),
+        1
+    );
+}
+
+#[test]
 fn rolled_back_ddl_leaves_nothing_and_stale_descriptions_are_forgotten() {
     let log = log_of(
         T,
@@ -162,14 +172,7 @@ fn full_text_index_changes_reach_the_log_before_the_commit() {
         "{created:?}"
     );
     run(&c, "INSERT INTO f VALUES ('hello world')");
-    let tables: Vec<_> = r.entries()[1..]
-        .iter()
-        .map(|e| (e.table.clone(), e.depth))
-        .collect();
-    assert!(tables.contains(&("f_content".into(), 0)), "{tables:?}");
-    assert!(tables.contains(&("f_data".into(), 0)), "{tables:?}");
-    let transactions: Vec<_> = r.entries()[1..].iter().map(|e| e.txn_id).collect();
-    assert!(transactions.iter().all(|t| *t == transactions[0]));
+    assert_eq!(r.log()[1..], ["+f#1>'hello world'"]);
     run(
         &c,
         "BEGIN; INSERT INTO f VALUES ('more'); SAVEPOINT s; INSERT INTO f VALUES ('lost'); ROLLBACK TO s; COMMIT",
@@ -198,26 +201,6 @@ fn full_text_index_changes_reach_the_log_before_the_commit() {
 }
 
 #[test]
-fn a_full_text_index_of_another_connection_is_noticed() {
-    let r = Replica::new("CREATE TABLE t(a);");
-    let (one, two) = (r.open(), r.open());
-    run(&one, "INSERT INTO t VALUES (1)");
-    run(
-        &two,
-        "CREATE VIRTUAL TABLE f USING fts5(x, content = '', columnsize = 0)",
-    );
-    let before = r.log().len();
-    run(&one, "INSERT INTO f(rowid, x) VALUES (1, 'hello')");
-    assert!(r.entries()[before..].iter().any(|e| e.table == "f_data"));
-    run(
-        &one,
-        "BEGIN; CREATE VIRTUAL TABLE g USING fts5(x, content = '', columnsize = 0);
-              INSERT INTO g(rowid, x) VALUES (1, 'hello'); COMMIT",
-    );
-    assert!(r.entries().iter().any(|e| e.table == "g_data"));
-}
-
-#[test]
 fn a_failed_schema_change_leaves_running_readers_alone() {
     let r = Replica::new("CREATE TABLE t(a); CREATE INDEX i ON t(a); INSERT INTO t VALUES (1), (2);");
     let c = r.open();
@@ -230,34 +213,4 @@ fn a_failed_schema_change_leaves_running_readers_alone() {
     reader.reset(false).unwrap();
     run(&c, "DROP INDEX i");
     assert_eq!(r.log().len(), 1);
-}
-
-#[test]
-fn what_triggers_write_to_a_full_text_index_is_deeper() {
-    let r = Replica::new(
-        "CREATE TABLE d(x); CREATE VIRTUAL TABLE f USING fts5(x, content = d);
-        CREATE TRIGGER d1 AFTER INSERT ON d BEGIN INSERT INTO f(rowid, x) VALUES (new.rowid, new.x); END;",
-    );
-    let c = r.open();
-    run(&c, "INSERT INTO d VALUES ('hello')");
-    let entries = r.entries();
-    assert!(entries.len() > 2);
-    for e in entries {
-        assert_eq!(e.depth > 0, e.table != "d", "{}", show(&e));
-    }
-}
-
-#[test]
-fn other_virtual_tables() {
-    let r = Replica::new("CREATE VIRTUAL TABLE old USING fts4(x);");
-    let c = r.open();
-    run(
-        &c,
-        "CREATE VIRTUAL TABLE box USING rtree(id, a, b); INSERT INTO box VALUES (1, 2, 3);
-             BEGIN; INSERT INTO old VALUES ('hello'); COMMIT",
-    );
-    let tables: Vec<_> = r.entries().iter().map(|e| e.table.clone()).collect();
-    for table in ["box_node", "box_rowid", "old_content", "old_segdir"] {
-        assert!(tables.contains(&table.to_owned()), "{table} of {tables:?}");
-    }
 }

@@ -218,9 +218,10 @@ fn returning_logs_at_the_first_row_and_commits_at_the_end() {
 }
 
 #[test]
-fn interleaved_writers_commit_together() {
+fn interleaved_writers_of_a_transaction_commit_together() {
     let r = Replica::new(T);
     let c = r.open();
+    run(&c, "BEGIN");
     let mut first = prepare(&c, "INSERT INTO t VALUES (1, 1, 1) RETURNING id");
     let mut second = prepare(&c, "INSERT INTO t VALUES (2, 1, 1), (3, 1, 1) RETURNING id");
     assert_eq!(first.step(), Ok(Step::Row));
@@ -229,13 +230,15 @@ fn interleaved_writers_commit_together() {
     run(&c, "UPDATE t SET a = 9 WHERE id = 1");
     assert!(r.log().is_empty());
     second.reset(false).unwrap();
+    assert!(r.log().is_empty());
+    run(&c, "COMMIT");
     assert_eq!(r.log().len(), 4);
     let ids: Vec<_> = r.entries().iter().map(|e| e.txn_id).collect();
     assert_eq!(ids, [1, 1, 1, 1]);
 }
 
 #[test]
-fn begin_makes_an_implicit_transaction_explicit() {
+fn a_second_writer_in_autocommit_mode_is_refused() {
     let r = Replica::new(T);
     let c = r.open();
     let mut first = prepare(&c, "INSERT INTO t VALUES (1, 1, 1) RETURNING id");
@@ -247,14 +250,29 @@ fn begin_makes_an_implicit_transaction_explicit() {
         "cannot rollback - no transaction is active"
     );
     assert_eq!(fails(&c, "SAVEPOINT x").code, Code::Busy);
-    run(&c, "BEGIN");
-    assert!(!c.is_autocommit());
-    assert_eq!(first.step(), Ok(Step::Done));
-    assert!(r.log().is_empty());
-    run(&c, "ROLLBACK");
-    assert!(r.log().is_empty());
+    for sql in ["BEGIN", "INSERT INTO t VALUES (2, 1, 1)", "CREATE TABLE x(a)"] {
+        let e = fails(&c, sql);
+        assert_eq!(e.code, Code::Misuse);
+        assert!(
+            e.message
+                .contains("another write statement is half way in autocommit mode"),
+            "{e}"
+        );
+    }
     assert!(c.is_autocommit());
-    assert_eq!(one(&c, "SELECT count(*) FROM t"), "0");
+    assert_eq!(one(&c, "SELECT count(*) FROM t"), "1");
+    assert_eq!(first.step(), Ok(Step::Done));
+    assert_eq!(r.log().len(), 1);
+    // Readers half way are in nobody's way.
+    let mut reader = prepare(&c, "SELECT * FROM t");
+    assert_eq!(reader.step(), Ok(Step::Row));
+    run(&c, "INSERT INTO t VALUES (2, 1, 1); BEGIN");
+    let mut second = prepare(&c, "INSERT INTO t VALUES (3, 1, 1) RETURNING id");
+    assert_eq!(second.step(), Ok(Step::Row));
+    run(&c, "INSERT INTO t VALUES (4, 1, 1)");
+    second.reset(false).unwrap();
+    run(&c, "COMMIT");
+    assert_eq!(r.log().len(), 4);
 }
 
 #[test]
@@ -355,8 +373,9 @@ fn a_statement_that_fails_after_begin_undoes_only_itself() {
     let r = Replica::new(T);
     let c = r.open();
     let mut open = prepare(&c, "INSERT INTO t VALUES (1, 1, 1), (2, 1, 1) RETURNING id");
+    run(&c, "BEGIN");
     assert_eq!(open.step(), Ok(Step::Row));
-    run(&c, "INSERT INTO t VALUES (3, 1, 1); BEGIN");
+    run(&c, "INSERT INTO t VALUES (3, 1, 1)");
     let e = fails(&c, "INSERT INTO t VALUES (4, 1, 1), (1, 1, 1)");
     assert_eq!(e.code, Code::Constraint);
     open.reset(false).unwrap();
@@ -443,4 +462,48 @@ fn autoincrement_and_statistics_are_not_captured() {
         "INSERT INTO t(a) VALUES (1); ANALYZE; UPDATE sqlite_sequence SET seq = 5; ANALYZE; DELETE FROM sqlite_stat1",
     );
     assert_eq!(log, ["+t#1>1,1"]);
+}
+
+#[test]
+fn outside_a_transaction_only_fail_leaves_rows_behind() {
+    let r = Replica::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE TABLE s(a INT) STRICT; CREATE TABLE u(a UNIQUE);
+         CREATE TABLE p(a REAL UNIQUE); CREATE TABLE c(a TEXT REFERENCES p(a) ON DELETE CASCADE);
+         INSERT INTO p VALUES (1); INSERT INTO c VALUES ('1');",
+    );
+    let c = r.open();
+    run(&c, "PRAGMA foreign_keys = 1");
+    // SQLite opens no statement transaction for these: within a transaction the first row stays.
+    for sql in [
+        "INSERT OR IGNORE INTO t VALUES (1), ('x')",
+        "INSERT INTO s VALUES (1), ('x')",
+        "INSERT OR IGNORE INTO u VALUES (1), (abs(-9223372036854775808))",
+        "DELETE FROM p",
+    ] {
+        fails(&c, sql);
+        assert!(r.log().is_empty(), "{sql}");
+    }
+    assert_eq!(
+        one(
+            &c,
+            "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM s), (SELECT count(*) FROM u), (SELECT count(*) FROM p)"
+        ),
+        "0,0,0,1"
+    );
+    run(&c, "BEGIN");
+    fails(&c, "INSERT OR IGNORE INTO t VALUES (1), ('x')");
+    run(&c, "COMMIT");
+    fails(&c, "INSERT OR FAIL INTO u VALUES (1), (1)");
+    assert_eq!(r.log(), ["+t#1>1", "+u#1>1"]);
+    assert_eq!(one(&c, "SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn a_virtual_column_may_hide_the_rowid() {
+    let r = Replica::new("CREATE TABLE t(rowid AS (a), a UNIQUE); INSERT INTO t VALUES (1), (2);");
+    let c = r.open();
+    let error = fails(&c, "UPDATE t SET a = 3");
+    assert_eq!(error.message, "UNIQUE constraint failed: t.a");
+    fails(&c, "UPDATE OR FAIL t SET a = 3");
+    assert_eq!(r.log(), ["~t#1<1>3!1,3"]);
 }

@@ -267,3 +267,20 @@ fn a_close_during_a_sync_operation_leaves_nothing_to_strangers() {
     assert_eq!(revisions, 1, "the base was downloaded again");
     assert_eq!(tables(&a.path), remote.tables());
 }
+
+#[test]
+fn what_is_pending_is_the_same_for_all_who_have_the_replica_open() {
+    let remote = Remote::start("CREATE TABLE t (id INTEGER PRIMARY KEY)");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let one = Replica::open(&path, &remote.url);
+    let other = Replica::open(&path, &remote.url);
+    one.sql("INSERT INTO t VALUES (1)");
+    other.sql("INSERT INTO t VALUES (2)");
+    assert_eq!((one.pending(), other.pending()), (2, 2));
+    one.push().unwrap();
+    assert_eq!((one.pending(), other.pending()), (0, 0));
+    other.sql("INSERT INTO t VALUES (3)");
+    other.sync().unwrap();
+    assert_eq!((one.pending(), other.pending()), (0, 0));
+}

@@ -41,18 +41,59 @@ fn the_example_compiles() {
     );
 }
 
-#[test]
-fn the_readme_names_tests_that_exist() {
+/// The tests that a document names as `file::test`.
+fn named_tests(document: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let tests: Vec<(&str, &str)> = readme
-        .split('`')
-        .filter_map(|word| word.split_once("::"))
+    let text = std::fs::read_to_string(root.join(document)).unwrap();
+    let named = text.split('`').filter_map(|word| word.split_once("::"));
+    named
         .filter(|(file, name)| !name.contains("::") && root.join(format!("tests/{file}.rs")).exists())
-        .collect();
-    assert!(tests.len() > 5, "{tests:?}");
-    for (file, name) in tests {
-        let text = std::fs::read_to_string(root.join(format!("tests/{file}.rs"))).unwrap();
-        assert!(text.contains(&format!("fn {name}(")), "{file}::{name}");
+        .map(|(file, name)| (file.to_owned(), name.to_owned()))
+        .collect()
+}
+
+#[test]
+fn documents_name_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (document, least) in [("README.md", 6), ("docs/conflicts.md", 80)] {
+        let tests = named_tests(document);
+        assert!(tests.len() >= least, "{document}: {tests:?}");
+        for (file, name) in tests {
+            let text = std::fs::read_to_string(root.join(format!("tests/{file}.rs"))).unwrap();
+            let start = format!("fn {name}(");
+            let mut tests = text.split("#[test]").skip(1);
+            let found = tests.any(|rest| rest.trim_start().starts_with(&start));
+            assert!(found, "{document}: {file}::{name}");
+        }
+    }
+}
+
+#[test]
+fn every_line_of_the_rules_has_its_test_and_every_test_its_line() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/conflicts.md")).unwrap();
+    let named = named_tests("docs/conflicts.md");
+    let mut in_table = false;
+    let mut lines = 0;
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let last = cells.last().copied().unwrap_or_default();
+        in_table = line.starts_with('|') && (in_table || last == "test");
+        if in_table && last != "test" && !last.starts_with("---") {
+            let tests: Vec<&str> = last.split("`, `").map(|t| t.trim_matches('`')).collect();
+            let known = |test: &&str| {
+                named
+                    .iter()
+                    .any(|(file, name)| format!("{file}::{name}") == **test)
+            };
+            assert!(tests.iter().all(&known), "{line}");
+            lines += 1;
+        }
+    }
+    assert!(lines > 60, "{lines}");
+    let rules = std::fs::read_to_string(root.join("tests/conflict_rules.rs")).unwrap();
+    for rest in rules.split("#[test]\nfn ").skip(1) {
+        let name = rest.split('(').next().unwrap();
+        assert!(named.iter().any(|(_, n)| n == name), "{name} has no line");
     }
 }

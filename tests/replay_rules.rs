@@ -707,47 +707,22 @@ fn the_same_rename_on_both_sides_is_done_once() {
 }
 
 #[test]
-fn full_text_and_rtree_indexes_work_after_a_replay() {
+fn virtual_tables_come_and_go() {
     let base = "CREATE VIRTUAL TABLE ft USING fts5(body); INSERT INTO ft VALUES ('old words'); CREATE VIRTUAL TABLE rt USING rtree(id, x0, x1); INSERT INTO rt VALUES (1, 0, 1)";
     let o = sync(
         base,
         &[
             &[
-                "INSERT INTO ft VALUES ('fresh content')",
-                "UPDATE ft SET body = 'changed' WHERE rowid = 1",
+                "ALTER TABLE ft RENAME TO ft2",
+                "CREATE VIRTUAL TABLE f3 USING fts5(a)",
             ],
-            &["INSERT INTO rt VALUES (2, 5, 6)", "DELETE FROM rt WHERE id = 1"],
-            &[
-                "CREATE VIRTUAL TABLE f2 USING fts5(a, b)",
-                "INSERT INTO f2 VALUES ('hello', 'world')",
-            ],
-        ],
-        "",
-    );
-    for conn in [&o.remote, &o.pulled] {
-        assert_eq!(
-            rows(
-                conn,
-                "SELECT body FROM ft WHERE ft MATCH 'fresh OR changed' ORDER BY rowid"
-            ),
-            ["changed", "fresh content"]
-        );
-        assert_eq!(rows(conn, "SELECT count(*) FROM ft WHERE ft MATCH 'old'"), ["0"]);
-        assert_eq!(rows(conn, "SELECT id FROM rt WHERE x0 > 4"), ["2"]);
-        assert_eq!(rows(conn, "SELECT b FROM f2('hello')"), ["world"]);
-        conn.execute_batch(
-            "INSERT INTO ft(ft) VALUES ('integrity-check'); INSERT INTO f2(f2) VALUES ('integrity-check')",
-        )
-        .unwrap();
-    }
-    sync(
-        base,
-        &[
-            &["ALTER TABLE ft RENAME TO ft2", "INSERT INTO ft2 VALUES ('x')"],
             &["DROP TABLE rt"],
         ],
         "",
     );
+    for conn in [&o.remote, &o.pulled] {
+        assert_eq!(rows(conn, "SELECT body FROM ft2('old')"), ["old words"]);
+    }
 }
 
 #[test]
@@ -868,7 +843,7 @@ fn a_column_of_another_type_added_by_both_is_a_conflict() {
         &[&["ALTER TABLE t ADD COLUMN c INT"]],
         "ALTER TABLE t ADD COLUMN c TEXT",
     );
-    assert_eq!(e.category, Category::Conflict);
+    assert_eq!((e.category, e.code), (Category::Conflict, Code::Constraint));
     assert!(e.message.contains("duplicate column name: c"), "{e}");
 }
 

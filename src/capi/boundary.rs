@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -179,20 +180,29 @@ pub(super) unsafe fn string_free(s: *const c_char) {
     drop(unsafe { CString::from_raw(s.cast_mut()) });
 }
 
+/// Items given as pointer and number; (NULL, 0) is empty.
+///
+/// # Safety
+/// `items` is NULL or points to `count` items that stay unchanged while the result is in use.
+pub(super) unsafe fn array_in<'a, T>(items: *const T, count: usize) -> Result<&'a [T]> {
+    if count > isize::MAX as usize / size_of::<T>().max(1) {
+        return Err(Error::misuse("length is out of range"));
+    }
+    match (items.is_null(), count) {
+        (true, 0) => Ok(&[]),
+        (true, _) => Err(Error::misuse("got null pointer with a length")),
+        // SAFETY: not NULL and of that length, by the contract.
+        (false, _) => Ok(unsafe { std::slice::from_raw_parts(items, count) }),
+    }
+}
+
 /// Bytes given as pointer and length; (NULL, 0) is empty.
 ///
 /// # Safety
 /// `data` is NULL or points to `len` bytes that stay unchanged while the result is in use.
 pub(super) unsafe fn bytes_in<'a>(data: *const c_void, len: usize) -> Result<&'a [u8]> {
-    if len > isize::MAX as usize {
-        return Err(Error::misuse("length is out of range"));
-    }
-    match (data.is_null(), len) {
-        (true, 0) => Ok(&[]),
-        (true, _) => Err(Error::misuse("got null pointer with a length")),
-        // SAFETY: not NULL and of that length, by the contract.
-        (false, _) => Ok(unsafe { std::slice::from_raw_parts(data.cast(), len) }),
-    }
+    // SAFETY: the same contract.
+    unsafe { array_in(data.cast(), len) }
 }
 
 /// Bytes behind a slice structure whose own pointer must not be NULL, even if it is empty.
@@ -232,5 +242,93 @@ pub(super) fn no_slice() -> turso_slice_ref_t {
     turso_slice_ref_t {
         ptr: ptr::null(),
         len: 0,
+    }
+}
+
+/// A C structure that may grow: its first field is its size in the caller's version of the header, and new fields are
+/// only ever appended.
+///
+/// # Safety
+/// The type is `repr(C)`, and its first field is `size: usize`.
+pub(super) unsafe trait Versioned: Copy {
+    /// The name in C, for messages.
+    const NAME: &str;
+}
+
+/// No version of a structure is larger; whoever says so has not set `size`.
+const MAX_STRUCTURE_SIZE: usize = 4096;
+
+/// The size of the caller's version of a structure.
+///
+/// # Safety
+/// At least the field `size` is readable.
+unsafe fn callers_size<T: Versioned>(structure: NonNull<T>) -> Result<usize> {
+    // SAFETY: the first field, by the contract of the trait, and readable by that of this function.
+    let size = unsafe { structure.cast::<usize>().read() };
+    let problem = match size {
+        0 => "is not set",
+        // The compiler rounds every structure up to its alignment: other sizes would cut a field.
+        _ if size % align_of::<T>() != 0 || size > MAX_STRUCTURE_SIZE => "is not that of the structure",
+        _ => return Ok(size),
+    };
+    Err(Error::misuse(format!("{}: size {problem}", T::NAME)))
+}
+
+/// A copy of a structure; `None` for NULL. What the caller's version does not have is zero; what this one does not
+/// have must be zero, because it cannot be heeded.
+///
+/// # Safety
+/// `structure` is NULL or readable in the size that it tells. Any bytes are a valid `T`: it has no enumerations.
+pub(super) unsafe fn versioned_in<T: Versioned>(structure: *const T) -> Result<Option<T>> {
+    let Some(structure) = NonNull::new(structure.cast_mut()) else {
+        return Ok(None);
+    };
+    // SAFETY: the same contract.
+    let size = unsafe { callers_size(structure) }?;
+    let known = size.min(size_of::<T>());
+    let bytes = structure.as_ptr().cast::<u8>();
+    // SAFETY: inside the structure by the contract.
+    let unknown = unsafe { std::slice::from_raw_parts(bytes.add(known), size - known) };
+    if unknown.iter().any(|byte| *byte != 0) {
+        let text = format!("{}: a setting is set that this library does not know", T::NAME);
+        return Err(Error::misuse(text));
+    }
+    let mut copy = MaybeUninit::<T>::zeroed();
+    // SAFETY: neither side is shorter than `known`; the rest stays zero, and any bytes are valid by the contract.
+    Ok(Some(unsafe {
+        ptr::copy_nonoverlapping(bytes, copy.as_mut_ptr().cast(), known);
+        copy.assume_init()
+    }))
+}
+
+/// Where a structure goes whose size the caller has set; checked before the work and written after it.
+pub(super) struct VersionedOut<T> {
+    structure: NonNull<T>,
+    size: usize,
+}
+
+impl<T: Versioned> VersionedOut<T> {
+    /// # Safety
+    /// `out` is NULL or, in the size that it tells, writable until [`VersionedOut::put`].
+    pub(super) unsafe fn new(out: *mut T) -> Result<Self> {
+        let structure = NonNull::new(out);
+        let structure = structure.ok_or_else(|| Error::misuse("output pointer must be not null"))?;
+        // SAFETY: the same contract.
+        let size = unsafe { callers_size(structure) }?;
+        Ok(VersionedOut { structure, size })
+    }
+
+    /// Writes as much as the caller's version has room for, and zero where it has more. `size` stays as it is.
+    pub(super) fn put(self, value: T) {
+        const FIRST_FIELD: usize = size_of::<usize>();
+        let known = self.size.min(size_of::<T>());
+        let from = (&raw const value).cast::<u8>();
+        let to = self.structure.as_ptr().cast::<u8>();
+        // SAFETY: `size` bytes are writable by the contract of `new`, and `known` is neither above it nor above the size
+        // of `value`; it is at least one field, because `size` is a positive multiple of the alignment.
+        unsafe {
+            ptr::copy_nonoverlapping(from.add(FIRST_FIELD), to.add(FIRST_FIELD), known - FIRST_FIELD);
+            to.add(known).write_bytes(0, self.size - known);
+        }
     }
 }

@@ -16,10 +16,13 @@
 pub mod binding;
 mod boundary;
 pub mod changes;
+pub mod conflict_types;
+pub mod conflicts;
 pub mod connection;
 pub mod database;
 pub mod io_item;
 pub mod operation;
+mod options;
 pub mod row;
 pub mod run;
 pub mod setup;

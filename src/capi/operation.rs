@@ -30,6 +30,24 @@ pub(super) enum Work {
     Stats(Operation<DatabaseSyncEngineStats>),
 }
 
+impl From<Operation<()>> for Work {
+    fn from(operation: Operation<()>) -> Self {
+        Work::Void(operation)
+    }
+}
+
+impl From<Operation<Connection>> for Work {
+    fn from(operation: Operation<Connection>) -> Self {
+        Work::Connection(operation)
+    }
+}
+
+impl From<Operation<DatabaseSyncEngineStats>> for Work {
+    fn from(operation: Operation<DatabaseSyncEngineStats>) -> Self {
+        Work::Stats(operation)
+    }
+}
+
 struct Progress {
     work: Work,
     /// Somebody asked for a result of the wrong type: it is gone.

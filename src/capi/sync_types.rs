@@ -76,6 +76,23 @@ pub struct turso_sync_database_config_t {
     pub logical_mvcc_pull: bool,
 }
 
+/// More settings of a replica. Fill it with zeros, set `size`, then set what you need. New fields are only ever
+/// appended; `size` tells the library which ones the caller knows. A field that the library does not know must be zero.
+/// Not part of the SDK kit of Turso.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct turso_sync_options_t {
+    /// `sizeof(turso_sync_options_t)`.
+    pub size: usize,
+    /// A value of `turso_sync_conflict_policy_t`; others are MISUSE.
+    pub conflict_policy: u32,
+    /// Names of tables that exist only in this replica: their changes are never captured and never pushed, and every
+    /// pull keeps them. Upper and lower case do not count. `tables_ignore_count` strings; NULL if there are none.
+    pub tables_ignore: *const *const c_char,
+    /// Number of names.
+    pub tables_ignore_count: usize,
+}
+
 /// An HTTP request. All slices live as long as the item.
 #[repr(C)]
 pub struct turso_sync_io_http_request_t {

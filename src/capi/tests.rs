@@ -5,14 +5,22 @@ use std::mem::offset_of;
 use std::ptr;
 use std::sync::Mutex;
 
-use super::boundary::{Handle, catch, exclusive, status, string_free, string_out, value};
+use super::boundary::{
+    Handle, VersionedOut, catch, exclusive, status, string_free, string_out, value, versioned_in,
+};
+use super::conflict_types::*;
+use super::conflicts::*;
 use super::io_item::*;
 use super::operation::*;
+use super::options;
 use super::setup::turso_version;
 use super::sync_database::Origin;
 use super::sync_types::*;
 use super::types::*;
-use crate::engine::DatabaseSyncEngineStats;
+use crate::engine::{
+    Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, DatabaseSyncEngineOpts,
+    DatabaseSyncEngineStats, Resolution,
+};
 use crate::error::{Code, Error};
 use crate::io::{HttpRequest, Operation, SyncEngineIo, SyncEngineIoQueue};
 
@@ -44,6 +52,9 @@ fn structures_have_the_layout_of_the_contract() {
     layout!(turso_sync_stats_t, 72, cdc_operations 0, main_wal_size 8, revert_wal_size 16, last_pull_unix_time 24,
         last_push_unix_time 32, network_sent_bytes 40, network_received_bytes 48, revision 56);
     layout!(turso_sync_driver_config_t, 40, size 0, auth_token 8, base_url 16, timeout_ms 24, deadline_ms 32);
+    layout!(turso_sync_options_t, 32, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24);
+    layout!(turso_sync_conflict_t, 120, size 0, id 8, change_id 16, state 24, kind 28, operation 32, sqlite_code 36,
+        changes 40, unix_time 48, table 56, key 72, constraint 88, message 104);
 }
 
 #[test]
@@ -236,4 +247,225 @@ fn a_panic_while_a_piece_is_used_fails_the_request() {
         turso_sync_database_io_item_deinit(item);
     }
     assert!(op.resume().unwrap_err().message.contains("boom in sink"));
+}
+
+// ----------------------------------------------------------------------------------------- structures that may grow
+
+const KNOWN: usize = size_of::<turso_sync_options_t>();
+
+/// The options as a caller passes them whose version of the structure has `words` words, the first of which is `size`.
+fn read_words(words: &[usize]) -> crate::error::Result<turso_sync_options_t> {
+    // SAFETY: the tests never tell a size that is larger than `words` unless it is refused.
+    unsafe { versioned_in(words.as_ptr().cast::<turso_sync_options_t>()) }.map(Option::unwrap)
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn structures_of_other_versions_are_read() {
+    // SAFETY: NULL is allowed.
+    assert!(
+        unsafe { versioned_in::<turso_sync_options_t>(ptr::null()) }
+            .unwrap()
+            .is_none()
+    );
+    let names = ptr::dangling::<usize>() as usize;
+    for size in (8..=KNOWN).step_by(8) {
+        let all = [size, 2, names, 5];
+        let read = read_words(&all[..size / 8]).unwrap();
+        let field = |i: usize| if i * 8 < size { all[i] } else { 0 };
+        let found = (
+            read.conflict_policy as usize,
+            read.tables_ignore as usize,
+            read.tables_ignore_count,
+        );
+        assert_eq!(found, (field(1), field(2), field(3)), "{size}");
+    }
+    assert_eq!(
+        read_words(&[KNOWN + 16, 1, 0, 0, 0, 0]).unwrap().conflict_policy,
+        1
+    );
+    for tail in [[1, 0], [0, 1 << 63]] {
+        let e = read_words(&[KNOWN + 16, 1, 0, 0, tail[0], tail[1]]).unwrap_err();
+        assert_eq!(e.code, Code::Misuse);
+        assert!(e.message.contains("does not know"), "{}", e.message);
+    }
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    for size in [0, 1, KNOWN - 1, KNOWN + 1, 4096 + 8, usize::MAX, usize::MAX - 7] {
+        let e = read_words(&[size, 0, 0, 0]).unwrap_err();
+        assert_eq!(e.code, Code::Misuse, "{size}");
+        assert!(
+            e.message.starts_with("turso_sync_options_t: size is not"),
+            "{}",
+            e.message
+        );
+    }
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn structures_of_other_versions_are_written() {
+    let value = turso_sync_options_t {
+        size: 99,
+        conflict_policy: u32::MAX,
+        tables_ignore: ptr::without_provenance(7),
+        tables_ignore_count: 8,
+    };
+    for words in 1..=6 {
+        let mut place = [usize::MAX; 6];
+        place[0] = words * 8;
+        // SAFETY: as large as it tells.
+        unsafe { VersionedOut::new(place.as_mut_ptr().cast::<turso_sync_options_t>()) }
+            .unwrap()
+            .put(value);
+        let mut expected = [words * 8, 0, 7, 8, 0, 0];
+        expected[words..].fill(usize::MAX);
+        // The upper half of the second word is padding.
+        place[1] |= usize::MAX << 32;
+        expected[1] = usize::MAX;
+        assert_eq!(place, expected);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ options, conflicts
+
+/// Reads a replica's configuration with `options`.
+fn read_options(options: &turso_sync_options_t) -> crate::error::Result<DatabaseSyncEngineOpts> {
+    // SAFETY: zero is valid for numbers, flags and pointers.
+    let mut config = unsafe { std::mem::zeroed::<turso_sync_database_config_t>() };
+    config.path = c"path".as_ptr();
+    config.client_name = c"name".as_ptr();
+    // SAFETY: both are readable, with strings that are static.
+    unsafe { options::read(&config, options) }
+}
+
+fn no_options() -> turso_sync_options_t {
+    turso_sync_options_t {
+        size: KNOWN,
+        conflict_policy: 0,
+        tables_ignore: ptr::null(),
+        tables_ignore_count: 0,
+    }
+}
+
+#[test]
+fn options_arrive() {
+    let names = [c"one".as_ptr(), c"two, three".as_ptr()];
+    let options = turso_sync_options_t {
+        conflict_policy: 2,
+        tables_ignore: names.as_ptr(),
+        tables_ignore_count: names.len(),
+        ..no_options()
+    };
+    let read = read_options(&options).unwrap();
+    assert_eq!(read.conflict_policy, ConflictPolicy::SetAside);
+    assert_eq!(read.tables_ignore, ["one", "two, three"]);
+    let read = read_options(&no_options()).unwrap();
+    assert_eq!(read.conflict_policy, ConflictPolicy::Stop);
+    assert!(read.tables_ignore.is_empty());
+}
+
+#[test]
+fn numbers_of_policies_and_resolutions() {
+    let policy = turso_sync_conflict_policy_t::read;
+    assert_eq!(policy(0), Ok(ConflictPolicy::Stop));
+    assert_eq!(policy(1), Ok(ConflictPolicy::Overwrite));
+    assert_eq!(policy(2), Ok(ConflictPolicy::SetAside));
+    let resolution = turso_sync_conflict_resolution_t::read;
+    assert_eq!(resolution(1), Ok(Resolution::Retry));
+    assert_eq!(resolution(2), Ok(Resolution::Overwrite));
+    assert_eq!(resolution(3), Ok(Resolution::SetAside));
+    assert_eq!(resolution(4), Ok(Resolution::Drop));
+    for number in [3, u32::MAX] {
+        assert_eq!(policy(number).unwrap_err().code, Code::Misuse);
+    }
+    for number in [0, 5, u32::MAX] {
+        assert_eq!(resolution(number).unwrap_err().code, Code::Misuse);
+    }
+}
+
+fn conflict() -> Conflict {
+    Conflict {
+        txn_id: 41,
+        change_id: 42,
+        state: ConflictState::SetAside,
+        kind: ConflictKind::Unique,
+        table: "users".into(),
+        operation: ConflictOperation::Update,
+        key: "{\"id\":5}".into(),
+        constraint: "users.email".into(),
+        sqlite_code: Some(2067),
+        message: "UNIQUE constraint failed: users.email".into(),
+        changes: u64::MAX,
+        unix_time: 1_700_000_000,
+    }
+}
+
+fn text_of(slice: turso_slice_ref_t) -> &'static str {
+    assert!(!slice.ptr.is_null());
+    // SAFETY: the tests release the list after the last use.
+    std::str::from_utf8(unsafe { std::slice::from_raw_parts(slice.ptr.cast(), slice.len) }).unwrap()
+}
+
+#[test]
+fn a_list_tells_everything_about_its_conflicts() {
+    let bare = Conflict {
+        key: String::new(),
+        sqlite_code: None,
+        changes: 0,
+        ..conflict()
+    };
+    let list = turso_sync_conflicts_t::new(vec![conflict(), bare]).hand_out();
+    let mut place = std::mem::MaybeUninit::<turso_sync_conflict_t>::zeroed();
+    let out = place.as_mut_ptr();
+    // SAFETY: a live handle, released once; `out` is written by the first call.
+    unsafe {
+        assert_eq!(turso_sync_conflicts_count(list), 2);
+        assert_eq!(
+            turso_sync_conflicts_get(list, 0, out),
+            turso_status_code_t::TURSO_MISUSE
+        );
+        (*out).size = size_of::<turso_sync_conflict_t>();
+        assert_eq!(
+            turso_sync_conflicts_get(list, 2, out),
+            turso_status_code_t::TURSO_MISUSE
+        );
+        assert_eq!(
+            turso_sync_conflicts_get(list, 0, out),
+            turso_status_code_t::TURSO_OK
+        );
+        let first = *out;
+        assert_eq!((first.id, first.change_id, first.sqlite_code), (41, 42, 2067));
+        assert_eq!((first.changes, first.unix_time), (i64::MAX, 1_700_000_000));
+        assert_eq!(
+            first.state,
+            turso_sync_conflict_state_t::TURSO_SYNC_CONFLICT_STATE_SET_ASIDE
+        );
+        assert_eq!(
+            first.kind,
+            turso_sync_conflict_kind_t::TURSO_SYNC_CONFLICT_KIND_UNIQUE
+        );
+        let update = turso_sync_conflict_operation_t::TURSO_SYNC_CONFLICT_OPERATION_UPDATE;
+        assert_eq!(first.operation, update);
+        assert_eq!(
+            (text_of(first.table), text_of(first.key)),
+            ("users", "{\"id\":5}")
+        );
+        let message = "UNIQUE constraint failed: users.email";
+        assert_eq!(
+            (text_of(first.constraint), text_of(first.message)),
+            ("users.email", message)
+        );
+        assert_eq!(
+            turso_sync_conflicts_get(list, 1, out),
+            turso_status_code_t::TURSO_OK
+        );
+        assert_eq!(
+            ((*out).sqlite_code, (*out).changes, text_of((*out).key)),
+            (0, 0, "")
+        );
+        turso_sync_conflicts_deinit(list);
+    }
 }

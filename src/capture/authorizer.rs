@@ -3,8 +3,10 @@
 
 use rusqlite::ffi;
 
+use crate::capture::buffer::RowOp;
 use crate::capture::ignored::{IgnoredTables, Writes};
 use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
+use crate::capture::programs::{Assignment, Step, Work};
 
 /// The strings of an authorizer call (<https://www.sqlite.org/c3ref/c_alter_table.html>); `None` for NULL.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,7 +15,7 @@ pub(super) struct Action<'a> {
     pub first: Option<&'a str>,
     pub second: Option<&'a str>,
     pub schema: Option<&'a str>,
-    /// The innermost trigger that acts.
+    /// The innermost trigger or view that acts.
     pub trigger: Option<&'a str>,
 }
 
@@ -38,6 +40,16 @@ pub(super) struct Ddl {
     pub ignored: bool,
 }
 
+/// That a statement may change rows of a table or view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub table: String,
+    /// It is in the main schema.
+    pub in_main: bool,
+    /// The trigger that does it; `None` if it is the statement itself.
+    pub trigger: Option<String>,
+}
+
 /// What the statement being prepared does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Purpose {
@@ -51,6 +63,12 @@ pub(super) struct Purpose {
     pub foreign_keys: Option<bool>,
     /// INSERT, UPDATE or DELETE on whatever table, so that SQLite counts changes.
     pub counts_changes: bool,
+    /// PRAGMA recursive_triggers, read or written.
+    pub recursive_triggers: bool,
+    /// What it does to rows of the main schema.
+    pub work: Work,
+    /// Tables and views that it writes.
+    pub written: Vec<Written>,
     pub writes: Writes,
     temp_trigger: bool,
 }
@@ -60,9 +78,11 @@ impl Purpose {
     pub fn note(&mut self, action: Action<'_>, ignored: &IgnoredTables) -> Result<(), String> {
         let first = action.first.unwrap_or("");
         match action.code {
-            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
-                self.counts_changes |=
-                    !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master");
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
+                if !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master") =>
+            {
+                self.counts_changes = true;
+                self.note_written(first, action);
             }
             ffi::SQLITE_TRANSACTION => self.transaction = action.first.map(str::to_ascii_uppercase),
             ffi::SQLITE_SAVEPOINT => self.savepoint = action.first.map(str::to_ascii_uppercase),
@@ -70,6 +90,9 @@ impl Purpose {
             ffi::SQLITE_CREATE_TEMP_TRIGGER => self.temp_trigger = true,
             ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("foreign_keys") => {
                 self.foreign_keys = action.second.map(is_on);
+            }
+            ffi::SQLITE_PRAGMA if first.eq_ignore_ascii_case("recursive_triggers") => {
+                self.recursive_triggers = true;
             }
             ffi::SQLITE_PRAGMA => return pragma(first, action.second),
             _ => {}
@@ -80,9 +103,45 @@ impl Purpose {
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
                 self.writes.note(ignored, first, action.trigger);
+                self.note_work(action);
                 self.write(first)
             }
             _ => self.schema_change(action, ignored),
+        }
+    }
+
+    fn note_work(&mut self, action: Action<'_>) {
+        let verb = match action.code {
+            ffi::SQLITE_INSERT => RowOp::Insert,
+            ffi::SQLITE_UPDATE => RowOp::Update,
+            _ => RowOp::Delete,
+        };
+        let table = action.first.unwrap_or("");
+        if self.work.step.is_none() && action.trigger.is_none() {
+            self.work.step = Some(Step {
+                verb,
+                table: table.to_owned(),
+            });
+        }
+        if let (RowOp::Update, Some(column)) = (verb, action.second) {
+            self.work.assigned.push(Assignment {
+                trigger: action.trigger.map(str::to_owned),
+                table: table.to_owned(),
+                column: column.to_owned(),
+            });
+        }
+    }
+
+    fn note_written(&mut self, table: &str, action: Action<'_>) {
+        let in_main = action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main"));
+        let is_known =
+            |w: &Written| w.table == table && w.in_main == in_main && w.trigger.as_deref() == action.trigger;
+        if !self.written.iter().any(is_known) {
+            self.written.push(Written {
+                table: table.to_owned(),
+                in_main,
+                trigger: action.trigger.map(str::to_owned),
+            });
         }
     }
 
@@ -299,7 +358,7 @@ fn new_table_name(sql: &str) -> Option<String> {
 }
 
 /// The name at the start of `sql`, quoted or not, and what follows it.
-fn identifier(sql: &str) -> Option<(String, &str)> {
+pub(super) fn identifier(sql: &str) -> Option<(String, &str)> {
     let sql = skip_blank(sql);
     let close = match sql.chars().next()? {
         quote @ ('"' | '\'' | '`') => quote,
@@ -325,7 +384,8 @@ fn identifier(sql: &str) -> Option<(String, &str)> {
     }
 }
 
-fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
+/// What follows `keyword` at the start of `sql`.
+pub(super) fn strip_keyword<'a>(sql: &'a str, keyword: &str) -> Option<&'a str> {
     let (head, rest) = sql.split_at_checked(keyword.len())?;
     (head.eq_ignore_ascii_case(keyword) && !rest.starts_with(is_word)).then_some(rest)
 }

@@ -40,6 +40,15 @@ pub(super) struct RowChange {
     pub new: Option<Range<usize>>,
 }
 
+/// What the trace callback reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// A trigger, or a step of one, with this text has started.
+    Text(usize),
+    /// A foreign-key action has started.
+    ForeignKey,
+}
+
 /// The changes since the last flush.
 #[derive(Default)]
 pub(super) struct Buffer {
@@ -47,6 +56,10 @@ pub(super) struct Buffer {
     bytes: Vec<u8>,
     tables: Vec<String>,
     changes: Vec<RowChange>,
+    /// Each with the number of changes before it.
+    marks: Vec<(usize, Mark)>,
+    /// Texts of marks with the addresses where SQLite has them while the statement runs.
+    texts: Vec<(usize, String)>,
     /// A value could not be read: the transaction must not commit.
     failed: bool,
 }
@@ -72,6 +85,7 @@ impl Buffer {
 
     /// Forgets everything, keeping a moderate capacity.
     pub fn clear(&mut self) {
+        self.clear_marks();
         self.changes.clear();
         self.cells.clear();
         self.bytes.clear();
@@ -80,6 +94,37 @@ impl Buffer {
         self.bytes.shrink_to(KEPT_CAPACITY);
         self.cells.shrink_to(KEPT_CAPACITY / size_of::<Cell>());
         self.changes.shrink_to(KEPT_CAPACITY / size_of::<RowChange>());
+    }
+
+    /// Forgets the marks of a run that is over.
+    pub fn clear_marks(&mut self) {
+        self.marks.clear();
+        self.texts.clear();
+    }
+
+    /// Notes that a trigger or a step of one has started; `address` tells its text from others.
+    pub fn push_text_mark(&mut self, address: usize, text: impl FnOnce() -> String) {
+        let known = self.texts.iter().position(|(at, _)| *at == address);
+        let index = known.unwrap_or_else(|| {
+            self.texts.push((address, text()));
+            self.texts.len() - 1
+        });
+        self.marks.push((self.changes.len(), Mark::Text(index)));
+    }
+
+    /// Notes that a foreign-key action has started.
+    pub fn push_action_mark(&mut self) {
+        self.marks.push((self.changes.len(), Mark::ForeignKey));
+    }
+
+    /// The marks in order, each with the number of changes before it.
+    pub fn marks(&self) -> &[(usize, Mark)] {
+        &self.marks
+    }
+
+    /// Texts of marks by index.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(|(_, text)| text.as_str())
     }
 
     /// Index of table `name`, usually that of the change before; `None` if it is new and not `wanted`.
@@ -142,6 +187,14 @@ impl Buffer {
 
     fn slice(&self, start: usize, len: usize) -> &[u8] {
         self.bytes.get(start..start + len).unwrap_or(&[])
+    }
+
+    /// The bytes of a text or blob; none for other values.
+    pub fn bytes(&self, cell: Cell) -> &[u8] {
+        match cell {
+            Cell::Text(start, len) | Cell::Blob(start, len) => self.slice(start, len),
+            _ => &[],
+        }
     }
 
     /// Appends `cell` to a record.

@@ -46,9 +46,8 @@ const WAL_SIZE_LIMIT_BYTES: u32 = 4 << 20;
 /// A connection; clones are the same connection. Use it, and the statements of it, from one thread at a time:
 /// concurrent use is detected and answered with MISUSE. The last of all clones and statements closes it.
 ///
-/// Finish or reset a write statement before starting the next one. SQLite (3.53) allows several of them half way, but
-/// loses count of their statement transactions when one of them causes a rollback: a statement that fails afterwards
-/// may undo finished ones, too. The change log loses the same changes, so that it always tells what the database holds.
+/// In autocommit mode a capturing connection refuses a second write statement, and BEGIN, while another one is half way:
+/// SQLite (3.53) allows it, but loses count of their statement transactions, and one that fails may undo finished ones.
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,
@@ -257,7 +256,8 @@ impl Shared {
         let free = self
             .busy
             .compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
-        free.is_ok().then_some(Guard(self))
+        // Not `then_some`: a guard that is made and dropped gives the lock back, which is somebody else's.
+        free.is_ok().then(|| Guard(self))
     }
 
     fn guard(&self) -> Result<Guard<'_>> {
@@ -328,5 +328,28 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let _ = self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_too_late_does_not_give_the_lock_back() {
+        let options = OpenOptions {
+            capture: false,
+            read_only: false,
+            observer: None,
+            ignored: Default::default(),
+        };
+        let connection = Connection::open(":memory:", options).unwrap();
+        let holder = connection.shared.try_lock().unwrap();
+        for _ in 0..3 {
+            let e = connection.shared.guard().map(drop).unwrap_err();
+            assert_eq!(e.code, Code::Misuse);
+        }
+        drop(holder);
+        connection.execute_batch("SELECT 1").unwrap();
     }
 }

@@ -32,6 +32,7 @@ impl Object {
 }
 
 /// `sqlite_schema` by its rowid.
+#[derive(PartialEq)]
 pub(super) struct Snapshot {
     objects: HashMap<i64, Object>,
 }
@@ -158,7 +159,13 @@ impl Finished<'_> {
         let Some((rowid, old)) = self.before.find(self.ddl.object, &self.ddl.name) else {
             return Ok(());
         };
-        let Some(new) = self.after.objects.get(&rowid).filter(|new| *new != old) else {
+        // Renaming a column to its name leaves the table, but may spell indexes and views anew.
+        let Some(new) = self
+            .after
+            .objects
+            .get(&rowid)
+            .filter(|_| self.after != self.before)
+        else {
             return Ok(());
         };
         let sql = skip_blank(self.sql).trim_end_matches(|c: char| c.is_ascii_whitespace() || c == ';');

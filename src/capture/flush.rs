@@ -2,10 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::capture::authorizer::Written;
 use crate::capture::buffer::{Buffer, RowChange, RowOp};
 use crate::capture::log::ChangeType;
+use crate::capture::programs::{Place, Run};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::table::{TableCache, TableInfo};
+use crate::capture::virtual_table;
 use crate::error::Result;
 use crate::record::RecordBuilder;
 
@@ -15,8 +18,6 @@ struct Transaction {
     id: i64,
     next_change: i64,
     time: i64,
-    /// Smallest depth of a shadow table's change so far.
-    shadow_depth: Option<i64>,
 }
 
 /// A log row that is ready to be written.
@@ -33,14 +34,11 @@ pub(super) struct LogRow<'a> {
 
 /// How the depth of buffered changes becomes that of log rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// Counted from the smallest one: a statement on a view changes rows through triggers only, and they are its
-    /// own changes.
-    FromSmallest,
+pub(super) enum Depth<'a> {
+    /// By what the replay of the statement's own changes redoes, see [`Run::places`].
+    Redone(Run<'a>),
     /// As SQLite reports it.
     Exact,
-    /// Virtual tables wrote late what earlier statements of the transaction made them write.
-    Late,
 }
 
 /// The writing side of the change log on one connection.
@@ -94,10 +92,26 @@ impl LogWriter {
             id: next_change,
             next_change,
             time,
-            shadow_depth: None,
         };
         self.transaction = Some(transaction);
         Ok(transaction)
+    }
+
+    /// Why a statement that writes `written` is refused, if it is. To be asked when it is prepared.
+    pub fn refusal(&mut self, written: &[Written]) -> Result<Option<String>> {
+        let direct = |w: &&Written| w.trigger.is_none() && w.in_main;
+        if written
+            .iter()
+            .filter(direct)
+            .all(|w| self.tables.is_ordinary(&w.table))
+        {
+            return Ok(None);
+        }
+        if self.transaction.is_none() {
+            let cookie = read_integer(&mut self.cookie)?;
+            self.tables.validate(cookie);
+        }
+        virtual_table::refusal(self.db, &mut self.tables, written)
     }
 
     /// True if the main schema has virtual tables; the write lock must be held.
@@ -129,58 +143,49 @@ impl LogWriter {
         insert.run()
     }
 
-    /// Writes all changes of `buffer` that `wanted` accepts by their table.
+    /// Writes all changes of `buffer` that `wanted` accepts by their table. True if there are others in what virtual
+    /// tables are stored in; those are left to [`super::virtual_table`].
     pub fn write_changes(
         &mut self,
         buffer: &Buffer,
-        depth: Depth,
+        depth: Depth<'_>,
         wanted: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.transaction()?;
         let mut infos = Vec::new();
+        let mut has_storage = false;
         for table in buffer.tables() {
-            infos.push(if wanted(table) {
-                Some(self.tables.get(self.db, table)?)
-            } else {
-                None
-            });
+            let info = match wanted(table) {
+                true => Some(self.tables.get(self.db, table)?),
+                false => None,
+            };
+            let is_storage = info.as_ref().is_some_and(|info| info.storage.is_some());
+            has_storage |= is_storage;
+            infos.push(info.filter(|_| !is_storage));
         }
         let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
-        let ordinary = buffer
-            .changes()
-            .iter()
-            .filter(|c| info_of(c).is_some_and(|info| !info.shadow));
-        let smallest = ordinary.map(|change| change.depth).min();
-        let base = if depth == Depth::FromSmallest {
-            smallest.unwrap_or(0)
-        } else {
-            0
+        let places = match depth {
+            Depth::Redone(run) if !buffer.marks().is_empty() => {
+                let triggers = self.tables.triggers(self.db)?;
+                run.places(buffer, &triggers, |table| {
+                    infos.get(table).is_some_and(Option::is_some)
+                })
+            }
+            _ => Vec::new(),
         };
-        for change in buffer.changes() {
+        for (i, change) in buffer.changes().iter().enumerate() {
             let Some(info) = info_of(change) else { continue };
-            let depth = if info.shadow {
-                self.shadow_depth(depth, smallest.is_some())
-            } else {
-                i64::from(change.depth - base)
+            let place = match (places.get(i), depth) {
+                (Some(place), _) => place.clone(),
+                (None, Depth::Redone(run)) => run.place(change),
+                (None, Depth::Exact) => Place {
+                    depth: i64::from(change.depth),
+                    ..Place::default()
+                },
             };
-            self.write_change(buffer, change, info, depth)?;
+            self.write_change(buffer, change, info, depth, &place)?;
         }
-        Ok(())
-    }
-
-    /// Depth of a shadow table's change. SQLite reports 0, because virtual tables write with statements of their own.
-    /// Beside changes of ordinary tables it was a trigger that wrote the virtual table.
-    fn shadow_depth(&mut self, depth: Depth, by_trigger: bool) -> i64 {
-        let Some(transaction) = &mut self.transaction else {
-            return 0;
-        };
-        let so_far = transaction.shadow_depth;
-        if let (Depth::Late, Some(depth)) = (depth, so_far) {
-            return depth;
-        }
-        let depth = i64::from(by_trigger);
-        transaction.shadow_depth = Some(so_far.map_or(depth, |d| d.min(depth)));
-        depth
+        Ok(has_storage)
     }
 
     fn write_change(
@@ -188,7 +193,8 @@ impl LogWriter {
         buffer: &Buffer,
         change: &RowChange,
         info: &TableInfo,
-        depth: i64,
+        depth: Depth<'_>,
+        place: &Place,
     ) -> Result<()> {
         let [mut before, mut after, mut updates] = std::mem::take(&mut self.records);
         for (row, out) in [(&change.old, &mut before), (&change.new, &mut after)] {
@@ -204,7 +210,7 @@ impl LogWriter {
             before: None,
             after: None,
             updates: None,
-            depth,
+            depth: place.depth,
         };
         let moved = change.op == RowOp::Update
             && change.old_rowid != change.new_rowid
@@ -226,7 +232,11 @@ impl LogWriter {
                 }),
             RowOp::Update => {
                 updates.clear();
-                self.updates_record(buffer, change, info, &mut updates);
+                let assigned = |column: &str| match depth {
+                    Depth::Redone(run) => run.assigns(&place.maker, row.table, column),
+                    _ => false,
+                };
+                self.updates_record(buffer, change, info, assigned, &mut updates);
                 self.write(&LogRow {
                     change_type: ChangeType::Update,
                     before: Some(&before),
@@ -240,17 +250,31 @@ impl LogWriter {
                 rowid: new_rowid(change, info),
                 ..row
             }),
-            RowOp::Delete => self.write(&LogRow {
-                change_type: ChangeType::Delete,
-                before: Some(&before),
-                ..row
-            }),
+            RowOp::Delete => {
+                let silent = matches!(depth, Depth::Redone(run) if place.replaced && !run.recursive);
+                updates.clear();
+                self.builder.integer(1);
+                self.builder.finish_into(&mut updates);
+                self.write(&LogRow {
+                    change_type: ChangeType::Delete,
+                    before: Some(&before),
+                    updates: (silent && info.delete_triggers).then_some(updates.as_slice()),
+                    ..row
+                })
+            }
         };
         self.records = [before, after, updates];
         result
     }
 
-    fn updates_record(&mut self, buffer: &Buffer, change: &RowChange, info: &TableInfo, out: &mut Vec<u8>) {
+    fn updates_record(
+        &mut self,
+        buffer: &Buffer,
+        change: &RowChange,
+        info: &TableInfo,
+        assigned: impl Fn(&str) -> bool,
+        out: &mut Vec<u8>,
+    ) {
         let (Some(old), Some(new)) = (&change.old, &change.new) else {
             return;
         };
@@ -258,8 +282,12 @@ impl LogWriter {
             info.visible(buffer.cells(old))
                 .zip(info.visible(buffer.cells(new)))
         };
+        let mut columns = info.columns.iter().filter(|c| !c.generated);
         for (old, new) in pairs() {
-            self.builder.integer(i64::from(!buffer.same(old, new)));
+            let column = columns.next();
+            let same = buffer.same(old, new);
+            let kept = same && info.update_of_triggers && column.is_some_and(|c| assigned(&c.name));
+            self.builder.integer(if kept { 2 } else { i64::from(!same) });
         }
         for (old, new) in pairs() {
             if buffer.same(old, new) {

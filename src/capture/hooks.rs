@@ -42,6 +42,8 @@ pub(super) struct HookState {
     pub rolled_back: Cell<bool>,
     /// A commit left this many frames in the write-ahead log.
     pub wal_frames: Cell<Option<u32>>,
+    /// The user's write statement that runs.
+    pub running: Cell<*mut ffi::sqlite3_stmt>,
     /// What the SQL functions report.
     pub counters: Counters,
 }
@@ -122,6 +124,7 @@ pub(super) unsafe fn install(db: Db, state: *const HookState) -> Result<()> {
         ffi::sqlite3_rollback_hook(db.0, Some(on_rollback), context);
         ffi::sqlite3_wal_hook(db.0, Some(on_wal), context);
         ffi::sqlite3_set_authorizer(db.0, Some(on_authorize), context);
+        ffi::sqlite3_trace_v2(db.0, ffi::SQLITE_TRACE_STMT, Some(on_trace), context);
     }
     for (name, function) in [
         (c"changes", sql_changes as unsafe extern "C" fn(_, _, _)),
@@ -203,6 +206,35 @@ unsafe extern "C" fn on_authorize(
             ffi::SQLITE_DENY
         }
     }
+}
+
+unsafe extern "C" fn on_trace(
+    _event: u32,
+    context: *mut c_void,
+    statement: *mut c_void,
+    trace: *mut c_void,
+) -> c_int {
+    // SAFETY: SQLite passes our context.
+    let state = unsafe { state(context) };
+    let statement = statement.cast::<ffi::sqlite3_stmt>();
+    // Virtual tables run statements of their own inside the user's.
+    if state.internal.get() || statement != state.running.get() {
+        return 0;
+    }
+    let Ok(mut buffer) = state.buffer.try_borrow_mut() else {
+        return 0;
+    };
+    // SAFETY: the statement is alive. The address is only compared.
+    let own = unsafe { ffi::sqlite3_sql(statement) };
+    let trace = trace.cast::<c_char>().cast_const();
+    if trace != own {
+        // SAFETY: SQLite passes a string for this event.
+        buffer.push_text_mark(trace as usize, || unsafe { text(trace) }.unwrap_or("").to_owned());
+    } else if !buffer.is_empty() {
+        // With nothing changed it is the start of the statement itself.
+        buffer.push_action_mark();
+    }
+    0
 }
 
 unsafe extern "C" fn on_commit(context: *mut c_void) -> c_int {

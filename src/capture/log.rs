@@ -83,14 +83,22 @@ impl ChangeType {
 /// | change | `before` | `after` | `updates` |
 /// |---|---|---|---|
 /// | insert | | new row | |
-/// | update | old row | new row | N flags (1 = the value changed), then N values (NULL where the flag is 0) |
+/// | update | old row | new row | N flags (1 = the value changed, 2 = it was assigned again, noted where an UPDATE OF trigger may care), then N values (NULL where the flag is not 1) |
 /// | delete | old row | | |
+/// | delete by a REPLACE that did not fire the table's DELETE triggers | old row | | the single value 1 |
 /// | CREATE (table `sqlite_schema`) | | (type, name, tbl_name, rootpage, sql) | |
 /// | DROP (table `sqlite_schema`) | (type, name, tbl_name, rootpage, sql) | | |
 /// | ALTER (table `sqlite_schema`) | old schema row | new schema row | flags 0,0,0,0,1, then NULL x 4 and the text of the ALTER statement |
 ///
+/// | row of a virtual table | old row, if FTS5 keeps it | new row | |
+/// | command to a virtual table | | | its text and argument, both as written with `INSERT INTO x(x, rank)` |
+///
+/// Of virtual tables (full text, R*Tree, Geopoly) each row that a statement has changed has one entry; what they are
+/// stored in has none, nor has what triggers did to them. Statements on a full-text table with external content have
+/// the command `rebuild` (`delete-all` if nothing is left) in place of rows; settings of FTS5 are commands, too.
+///
 /// Records hold all columns of `SELECT *` order except generated ones (virtual *and* stored); an INTEGER PRIMARY
-/// KEY holds its value.
+/// KEY holds its value. A record of an FTS4 table with `languageid` has the language as the last column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEntry {
     /// Strictly increasing, never reused once it has been committed, not dense.
@@ -111,8 +119,9 @@ pub struct LogEntry {
     pub after: Option<Vec<u8>>,
     /// Mask and values, see above.
     pub updates: Option<Vec<u8>>,
-    /// 0 for what a statement did itself, more for what triggers and foreign-key actions did; those are redone
-    /// by whoever replays the change that caused them.
+    /// 0 for what a statement did itself, and for what triggers did that nothing else makes fire (those of a view, and
+    /// BEFORE triggers of a row that was then left alone); more for what triggers and foreign-key actions did that are
+    /// redone by whoever replays the change that caused them.
     pub depth: i64,
 }
 

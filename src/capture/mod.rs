@@ -6,6 +6,8 @@
 //! | `session` | stepping, implicit transactions, when the log is written |
 //! | `hooks`, `buffer` | what SQLite reports while a statement runs |
 //! | `flush`, `table` | from reported values to log rows |
+//! | `programs` | which trigger made a change, and who will redo it |
+//! | `virtual_table`, `module` | from what virtual tables store to their rows |
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer` | what is refused |
@@ -21,12 +23,15 @@ mod flush;
 mod hooks;
 mod ignored;
 pub mod log;
+pub(crate) mod module;
 mod outcome;
+mod programs;
 mod session;
 mod sqlite;
 pub mod state;
 mod statement;
 mod table;
+mod virtual_table;
 
 pub use connection::{Connection, Observer, OpenOptions};
 pub use ignored::IgnoredTables;

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::ffi;
+
 use crate::capture::buffer::{Buffer, Cell, RowChange, RowOp};
 use crate::capture::sqlite::{Db, quoted};
 use crate::capture::table::{TableCache, TableInfo};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{self, RecordBuilder, Value};
 
 /// First state before, last state after; `None` where the row did not exist.
@@ -24,6 +26,17 @@ struct Net {
 enum Key {
     Rowid(i64),
     Primary(Vec<u8>),
+}
+
+/// True if SQLite, in autocommit mode, may commit what a statement with this error has done: only FAIL does that, and FAIL
+/// applies to constraints other than datatypes and foreign keys. After all other errors autocommit mode rolls back,
+/// whereas a transaction may keep rows, if SQLite thought that the statement could not fail.
+pub(super) fn stays_in_autocommit(error: &Error) -> bool {
+    error.sqlite_code.is_some_and(|code| {
+        code & 0xff == ffi::SQLITE_CONSTRAINT
+            && code != ffi::SQLITE_CONSTRAINT_DATATYPE
+            && code != ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+    })
 }
 
 /// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.

@@ -1,20 +1,21 @@
 //! Stepping statements so that the change log always follows what they do.
 //!
 //! A write statement outside a transaction runs in an *implicit transaction*, begun here, so that its log rows
-//! commit together with it. The user sees autocommit as ever: with several write statements running interleaved, the
-//! implicit transaction commits when the last of them ends, which is also when SQLite itself would commit.
+//! commit together with it. The user sees autocommit as ever: the transaction commits when the statement ends.
 
 use std::rc::Rc;
 
 use rusqlite::ffi;
 
-use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, check_new_name, vacuum};
+use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_new_name, vacuum};
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
 use crate::capture::outcome;
+use crate::capture::programs::{Run, Work};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::statement::Step;
+use crate::capture::virtual_table;
 use crate::error::{Category, Code, Error, Result};
 
 /// What a statement means for capture.
@@ -37,7 +38,15 @@ pub(super) struct Slot {
     statement: Option<RawStatement>,
     kind: Kind,
     ddl: Option<Ddl>,
+    written: Vec<Written>,
+    /// `written` is to be checked after the first step.
+    unchecked: bool,
     counts_changes: bool,
+    work: Work,
+    /// PRAGMA recursive_triggers.
+    sets_recursion: bool,
+    /// PRAGMA recursive_triggers was on when the run started.
+    recursive: bool,
     /// The schema before a running DDL statement.
     schema: Option<Snapshot>,
     /// Between its first step and its end.
@@ -56,6 +65,10 @@ struct Capture {
     rollback: RawStatement,
     savepoint: RawStatement,
     release: RawStatement,
+    /// Reads PRAGMA recursive_triggers.
+    recursion: RawStatement,
+    /// What it said.
+    recursive: bool,
     /// Takes the write lock and changes nothing.
     lock: RawStatement,
     /// The open transaction was begun here, not by the user.
@@ -114,6 +127,12 @@ impl Session {
         };
         self.check_writes(&purpose)?;
         let kind = self.kind(&statement, &purpose)?;
+        let to_check = kind == Kind::Write && purpose.ddl.is_none() && !purpose.written.is_empty();
+        // In a transaction that has not read yet, reading the schema would fix its snapshot.
+        let postponed = to_check && !self.db.autocommit() && !self.db.is_reading();
+        if to_check && !postponed {
+            self.check_virtual(&purpose.written)?;
+        }
         // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
         if let (Some(on), true) = (
             purpose.foreign_keys,
@@ -121,11 +140,18 @@ impl Session {
         ) {
             self.db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
         }
+        // A virtual table that is used first prepares writes of its own, also for a SELECT.
+        let writes = purpose.counts_changes && !statement.is_readonly();
         let slot = Slot {
             statement: Some(statement),
             kind,
-            counts_changes: purpose.counts_changes && purpose.ddl.is_none(),
+            counts_changes: writes && purpose.ddl.is_none(),
             ddl: purpose.ddl,
+            work: purpose.work,
+            sets_recursion: purpose.recursive_triggers,
+            recursive: false,
+            written: purpose.written,
+            unchecked: postponed,
             schema: None,
             active: false,
             has_row: false,
@@ -170,6 +196,26 @@ impl Session {
                  remote database, or use VACUUM INTO for a compact copy",
             )),
         }
+    }
+
+    /// Refuses writes of virtual tables that could not be captured.
+    fn check_virtual(&mut self, written: &[Written]) -> Result<()> {
+        let Some(capture) = self.capture.as_mut() else {
+            return Ok(());
+        };
+        match self.hooks.as_internal(|| capture.log.refusal(written))? {
+            Some(reason) => Err(refused(reason)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_postponed(&mut self, id: usize) -> Result<()> {
+        let slot = self.slot(id)?;
+        if !std::mem::take(&mut slot.unchecked) {
+            return Ok(());
+        }
+        let written = slot.written.clone();
+        self.check_virtual(&written)
     }
 
     /// Refuses what a statement must not do to ignored tables.
@@ -226,13 +272,11 @@ impl Session {
     pub fn step(&mut self, id: usize) -> Result<Step> {
         self.statement(id)?;
         let kind = self.slot(id)?.kind;
-        if self.user_controls_implicit(kind)? {
-            return Ok(Step::Done);
-        }
+        self.check_control(kind)?;
         let total = self.db.total_changes();
         let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
-            Ok(()) => self.statement(id)?.step().map_err(|e| self.explained(e)),
+            Ok(()) => self.run(id, kind).map_err(|e| self.explained(e)),
             Err(e) => Err(e),
         };
         let counted = self.counted_since(total);
@@ -260,6 +304,25 @@ impl Session {
         Ok(if row { Step::Row } else { Step::Done })
     }
 
+    fn run(&mut self, id: usize, kind: Kind) -> Result<bool> {
+        let statement = self.statement(id)?;
+        let raw = statement.raw();
+        if kind != Kind::Write {
+            return statement.step();
+        }
+        let hooks = Rc::clone(&self.hooks);
+        hooks.running.set(raw);
+        hooks.buffer.borrow_mut().clear_marks();
+        hooks.purpose.replace(Purpose::default());
+        let result = self.statement(id)?.step();
+        hooks.running.set(std::ptr::null_mut());
+        // After a schema change it was prepared anew, and may fire other triggers.
+        if self.statement(id)?.was_prepared_again() {
+            self.slot(id)?.work = std::mem::take(&mut hooks.purpose.borrow_mut().work);
+        }
+        result
+    }
+
     /// Statement `id` has ended: if it counts changes, SQLite's figure is the user's again.
     fn note_counted(&mut self, id: usize) {
         if self.slot(id).is_ok_and(|slot| slot.counts_changes) {
@@ -284,24 +347,16 @@ impl Session {
         Ok(())
     }
 
-    /// BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of. True if that was all.
-    fn user_controls_implicit(&mut self, kind: Kind) -> Result<bool> {
-        let Some(capture) = self.capture.as_mut().filter(|c| c.implicit) else {
-            return Ok(false);
-        };
+    /// Refuses BEGIN, COMMIT and ROLLBACK while a transaction is open that the user knows nothing of.
+    fn check_control(&self, kind: Kind) -> Result<()> {
+        if !self.capture.as_ref().is_some_and(|c| c.implicit) {
+            return Ok(());
+        }
         let verb = match kind {
-            // SQLite refuses BEGIN, too, while a running statement's transaction has broken references.
-            Kind::Begin if self.db.has_broken_references() => {
-                let code = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
-                return Err(Error::sqlite(code, "FOREIGN KEY constraint failed"));
-            }
-            Kind::Begin => {
-                capture.implicit = false;
-                return Ok(true);
-            }
+            Kind::Begin => return Err(half_way()),
             Kind::Commit => "commit",
             Kind::Rollback => "rollback",
-            _ => return Ok(false),
+            _ => return Ok(()),
         };
         // What SQLite says in autocommit mode.
         Err(Error::sqlite(
@@ -325,6 +380,9 @@ impl Session {
             return Ok(());
         };
         let was_autocommit = db.autocommit();
+        if capture.writers > 0 && (was_autocommit || capture.implicit) {
+            return Err(half_way());
+        }
         let snapshot = hooks.as_internal(|| {
             if was_autocommit {
                 capture.begin.run()?;
@@ -341,7 +399,9 @@ impl Session {
             hooks.changed_uncaptured.set(false);
         }
         capture.writers += 1;
+        let recursive = capture.recursive;
         self.set_active(id, true)?;
+        self.slot(id)?.recursive = recursive;
         self.slot(id)?.schema = snapshot?;
         Ok(())
     }
@@ -350,17 +410,27 @@ impl Session {
         if self.capture.is_none() {
             return Ok(());
         }
-        if let Err(error) = self.flush(Some(id), !row) {
+        let captured = self.check_postponed(id);
+        if let Err(error) = captured.and_then(|()| self.flush(Some(id), !row)) {
             return Err(self.roll_back(id, error));
         }
         match kind {
             Kind::Write if !row => self.writer_ended(true, counted)?,
+            Kind::Read if !row && self.slot(id)?.sets_recursion => self.read_recursion()?,
             Kind::Attach if !row => self.refuse_own_file()?,
             Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
             _ => {}
         }
         self.note_transaction_end();
         Ok(())
+    }
+
+    fn read_recursion(&mut self) -> Result<()> {
+        let hooks = Rc::clone(&self.hooks);
+        match self.capture.as_mut() {
+            Some(capture) => hooks.as_internal(|| capture.read_recursion()),
+            None => Ok(()),
+        }
     }
 
     fn forget_schema(&mut self) {
@@ -381,7 +451,7 @@ impl Session {
     }
 
     /// Writes the changes that statement `id` has buffered, and its schema change if it is DDL and `done`. Without
-    /// a statement the changes are late ones of virtual tables.
+    /// a statement the changes are those that virtual tables have stored late.
     fn flush(&mut self, id: Option<usize>, done: bool) -> Result<()> {
         let slot = id.and_then(|id| self.slots.get_mut(id)).and_then(Option::as_mut);
         let before = slot.filter(|_| done).and_then(|slot| slot.schema.take());
@@ -427,11 +497,27 @@ impl Session {
                 (
                     _,
                     Some(Slot {
-                        kind: Kind::Write, ..
+                        kind: Kind::Write,
+                        work,
+                        recursive,
+                        written,
+                        ..
                     }),
-                ) => capture.log.write_changes(&buffer, Depth::FromSmallest, |_| true),
-                // SAVEPOINT and COMMIT change nothing themselves.
-                _ => capture.log.write_changes(&buffer, Depth::Late, |_| true),
+                ) => {
+                    let recursive = *recursive;
+                    let depth = Depth::Redone(Run { work, recursive });
+                    let log = &mut capture.log;
+                    match log.write_changes(&buffer, depth, |_| true)? {
+                        true => virtual_table::write_changes(db, log, &buffer, written),
+                        false => Ok(()),
+                    }
+                }
+                // SAVEPOINT and COMMIT change nothing themselves, but virtual tables store then what they have in
+                // memory.
+                _ => capture
+                    .log
+                    .write_changes(&buffer, Depth::Exact, |_| true)
+                    .map(|_| ()),
             }
         };
         let result = hooks.as_internal(|| hooks.counters.hiding(db, write));
@@ -497,7 +583,7 @@ impl Session {
         if self.capture.is_none() {
             return error;
         }
-        let kept = match self.keep_or_drop(id, is_ddl) {
+        let kept = match self.keep_or_drop(id, is_ddl, &error) {
             Ok(Some(kept)) => kept,
             Ok(None) => {
                 // SQLite's codes stay: to the user it is the statement that failed.
@@ -519,7 +605,7 @@ impl Session {
     }
 
     /// True if the statement's changes stayed; they are in the log then. `None` if there is no telling.
-    fn keep_or_drop(&mut self, id: usize, is_ddl: bool) -> Result<Option<bool>> {
+    fn keep_or_drop(&mut self, id: usize, is_ddl: bool, error: &Error) -> Result<Option<bool>> {
         let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let Some(capture) = self.capture.as_mut() else {
             return Ok(Some(false));
@@ -529,7 +615,9 @@ impl Session {
             return Ok(Some(hooks.changed_uncaptured.get() && !is_ddl));
         }
         let mut kept = Some(false);
-        if !db.autocommit() && !is_ddl {
+        // What such a statement has left in the implicit transaction would be gone in autocommit mode.
+        let undone = capture.implicit && !outcome::stays_in_autocommit(error);
+        if !db.autocommit() && !is_ddl && !undone {
             let buffer = hooks.buffer.borrow();
             let decide = || outcome::was_kept(db, &mut capture.log.tables, &buffer);
             kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;
@@ -642,7 +730,7 @@ impl Session {
 
 impl Capture {
     fn new(db: Db) -> Result<Capture> {
-        Ok(Capture {
+        let mut capture = Capture {
             db,
             log: LogWriter::new(db)?,
             begin: db.prepare("BEGIN")?,
@@ -651,9 +739,20 @@ impl Capture {
             savepoint: db.prepare("SAVEPOINT turso_sync_settle")?,
             release: db.prepare("RELEASE turso_sync_settle")?,
             lock: db.prepare("DELETE FROM main.turso_sync_local WHERE name IS NULL")?,
+            recursion: db.prepare("PRAGMA recursive_triggers")?,
+            recursive: false,
             implicit: false,
             writers: 0,
-        })
+        };
+        capture.read_recursion()?;
+        Ok(capture)
+    }
+
+    fn read_recursion(&mut self) -> Result<()> {
+        let row = self.recursion.step();
+        self.recursive = self.recursion.integer(0) != 0;
+        let reset = self.recursion.reset();
+        row.and(reset)
     }
 
     /// Undoes what is left of an implicit transaction the way SQLite does it in autocommit mode. After a schema change
@@ -671,6 +770,15 @@ impl Capture {
         }
         self.rollback.run()
     }
+}
+
+/// The answer to a second write statement, or BEGIN, in autocommit mode. SQLite (3.53) allows it, but loses count of
+/// the statement transactions: one that fails may undo finished ones, too.
+fn half_way() -> Error {
+    Error::misuse(
+        "another write statement is half way in autocommit mode: step it to its end, reset or finalize it first, or \
+         run both between BEGIN and COMMIT",
+    )
 }
 
 fn refused(reason: impl Into<String>) -> Error {

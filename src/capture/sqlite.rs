@@ -97,24 +97,17 @@ impl Db {
 
     /// True if this connection holds the write lock of the main file.
     pub fn is_writing(self) -> bool {
-        // SAFETY: the handle is open and the name a literal.
-        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
+        self.transaction_state() == ffi::SQLITE_TXN_WRITE
     }
 
-    /// True if a deferred foreign key is violated at the moment.
-    pub fn has_broken_references(self) -> bool {
-        let (mut current, mut highest) = (0, 0);
-        // SAFETY: the handle is open, both results are out parameters.
-        unsafe {
-            ffi::sqlite3_db_status(
-                self.0,
-                ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
-                &mut current,
-                &mut highest,
-                0,
-            );
-        }
-        current != 0
+    /// True if this connection holds a snapshot of the main file.
+    pub fn is_reading(self) -> bool {
+        self.transaction_state() != ffi::SQLITE_TXN_NONE
+    }
+
+    fn transaction_state(self) -> c_int {
+        // SAFETY: the handle is open and the name a literal.
+        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) }
     }
 
     /// Rows changed by the last statement, SQLite's own figure.
@@ -237,6 +230,12 @@ impl RawStatement {
     pub fn is_readonly(&self) -> bool {
         // SAFETY: the statement is alive.
         unsafe { ffi::sqlite3_stmt_readonly(self.raw) != 0 }
+    }
+
+    /// True if SQLite has prepared the statement anew since the last call, because the schema had changed.
+    pub fn was_prepared_again(&self) -> bool {
+        // SAFETY: the statement is alive.
+        unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_REPREPARE, 1) != 0 }
     }
 
     /// True for EXPLAIN and EXPLAIN QUERY PLAN.

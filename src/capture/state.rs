@@ -25,6 +25,8 @@ pub struct ReplicaState {
     pub change_floor: i64,
     /// The largest change id that was ever put into a request. Whatever is not above it may be on the remote.
     pub sent: i64,
+    /// Change id up to which the remote has the changes, as far as is known; the base may be older.
+    pub acknowledged: i64,
     /// What the remote holds, as far as is known; the database's own values differ if the app has set them since.
     pub header: HeaderValues,
 }
@@ -76,6 +78,7 @@ pub fn rebase_header(
 }
 
 const SENT: &str = "sent";
+const ACKNOWLEDGED: &str = "acknowledged";
 
 /// What kind of file lies at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +101,7 @@ impl ReplicaState {
             base_pages: value(conn, "base_pages")?,
             change_floor: value(conn, CHANGE_FLOOR)?,
             sent: value(conn, SENT)?,
+            acknowledged: value(conn, ACKNOWLEDGED)?,
             header: HeaderValues {
                 user_version: value(conn, "user_version")?,
                 application_id: value(conn, "application_id")?,
@@ -114,6 +118,7 @@ impl ReplicaState {
         statement.execute(("base_pages", self.base_pages))?;
         statement.execute((CHANGE_FLOOR, self.change_floor))?;
         statement.execute((SENT, self.sent))?;
+        statement.execute((ACKNOWLEDGED, self.acknowledged))?;
         statement.execute(("user_version", self.header.user_version))?;
         statement.execute(("application_id", self.header.application_id))?;
         Ok(())
@@ -242,6 +247,16 @@ pub fn note_sent(path: &Path, state: &ReplicaState, change_id: i64, busy_timeout
     set(path, state, &[(SENT, &change_id)], busy_timeout)
 }
 
+/// Records what the remote has said that it has.
+pub fn note_acknowledged(
+    path: &Path,
+    state: &ReplicaState,
+    change_id: i64,
+    busy_timeout: Duration,
+) -> Result<()> {
+    set(path, state, &[(ACKNOWLEDGED, &change_id)], busy_timeout)
+}
+
 /// Runs `write` in a write transaction of its own, durable on return.
 pub fn write(
     path: &Path,
@@ -315,6 +330,7 @@ mod tests {
             base_pages: 0,
             change_floor: 0,
             sent: 0,
+            acknowledged: 0,
             header: HeaderValues::default(),
         };
         create_empty(&path, WAIT).unwrap();

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::capture::buffer::{Buffer, Cell};
+use crate::capture::programs::Triggers;
 use crate::capture::sqlite::{Db, quoted};
+use crate::capture::virtual_table::VirtualTable;
 use crate::error::Result;
 use crate::record::{RecordBuilder, Value};
 
@@ -27,10 +29,20 @@ pub(super) struct TableInfo {
     /// No column needs any treatment.
     plain: bool,
     pub without_rowid: bool,
-    /// Belongs to a virtual table, whose module writes it.
-    pub shadow: bool,
+    /// It may have DELETE triggers.
+    pub delete_triggers: bool,
+    /// It may have UPDATE OF triggers.
+    pub update_of_triggers: bool,
+    /// Set if it is an ordinary table, that is, no view and no virtual table.
+    pub ordinary: bool,
+    /// Set for a virtual table of a known module, and for what such a table is stored in.
+    pub virtual_table: Option<Arc<VirtualTable>>,
+    /// The table is what [`Self::virtual_table`] stores under this ending of the name.
+    pub storage: Option<String>,
     /// The INTEGER PRIMARY KEY, if there is one.
     pub rowid_column: Option<String>,
+    /// A name of the rowid that no column hides, generated ones included.
+    rowid_alias: Option<&'static str>,
 }
 
 impl TableInfo {
@@ -38,12 +50,17 @@ impl TableInfo {
     pub fn load(db: Db, table: &str) -> Result<TableInfo> {
         let mut info = TableInfo::default();
         let name = Value::Text(table.as_bytes().to_vec());
-        let mut columns = db.prepare(
-            "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') WHERE hidden IN (0, 3) ORDER BY cid",
-        )?;
+        let mut columns =
+            db.prepare("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
         columns.bind(1, &name)?;
         let mut declared_integer = false;
+        let mut aliases = vec!["rowid", "_rowid_", "oid"];
         while columns.step()? {
+            aliases.retain(|alias| !columns.text(0).eq_ignore_ascii_case(alias));
+            // Only these are in the file, and known to the hook.
+            if !matches!(columns.integer(3), 0 | 3) {
+                continue;
+            }
             let declared = columns.text(1);
             let column = Column {
                 name: columns.text(0),
@@ -54,22 +71,47 @@ impl TableInfo {
             declared_integer |= column.key == 1 && declared.eq_ignore_ascii_case("INTEGER");
             info.columns.push(column);
         }
+        info.rowid_alias = aliases.first().copied();
         info.plain = info.columns.iter().all(|c| !c.generated && !c.real);
         let mut kind = db.prepare(
-            "SELECT wr, type = 'shadow', EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
+            "SELECT wr, type, EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
              FROM pragma_table_list(?1) WHERE schema = 'main'",
         )?;
         kind.bind(1, &name)?;
         if kind.step()? {
             info.without_rowid = kind.integer(0) != 0;
-            info.shadow = kind.integer(1) != 0;
+            let kind_name = kind.text(1);
+            info.load_virtual(db, table, &kind_name)?;
+            info.ordinary = kind_name == "table" || kind_name == "shadow" && info.storage.is_none();
             // A rowid table's key that needs no index of its own is an alias of the rowid.
             if declared_integer && !info.without_rowid && kind.integer(2) == 0 {
                 let key = info.columns.iter().find(|c| c.key == 1);
                 info.rowid_column = key.map(|c| c.name.clone());
             }
         }
+        let mut triggers = db.prepare(
+            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0), ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0)
+             FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+        )?;
+        triggers.bind(1, &name)?;
+        if triggers.step()? {
+            info.delete_triggers = triggers.integer(0) != 0;
+            info.update_of_triggers = triggers.integer(1) != 0;
+        }
         Ok(info)
+    }
+
+    fn load_virtual(&mut self, db: Db, table: &str, kind: &str) -> Result<()> {
+        match (kind, table.rsplit_once('_')) {
+            ("virtual", _) => self.virtual_table = VirtualTable::load(db, table)?.map(Arc::new),
+            ("shadow", Some((owner, part))) => {
+                self.virtual_table = VirtualTable::load(db, owner)?.map(Arc::new);
+                // Of modules not known here the stored rows are all there is to capture.
+                self.storage = self.virtual_table.as_ref().map(|_| part.to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The cells of `row` as `SELECT` would show them, generated columns left out.
@@ -102,11 +144,7 @@ impl TableInfo {
         if let Some(column) = &self.rowid_column {
             return Some(quoted(column));
         }
-        let free = |alias: &&str| !self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
-        ["rowid", "_rowid_", "oid"]
-            .into_iter()
-            .find(free)
-            .map(str::to_owned)
+        self.rowid_alias.map(str::to_owned)
     }
 
     /// The columns of a record as a SELECT list.
@@ -132,6 +170,7 @@ fn has_real_affinity(declared: &str) -> bool {
 pub(super) struct TableCache {
     tables: HashMap<String, Arc<TableInfo>>,
     has_virtual: Option<bool>,
+    triggers: Option<Arc<Triggers>>,
     cookie: i64,
 }
 
@@ -148,6 +187,7 @@ impl TableCache {
     pub fn clear(&mut self) {
         self.tables.clear();
         self.has_virtual = None;
+        self.triggers = None;
         self.cookie = -1;
     }
 
@@ -162,6 +202,21 @@ impl TableCache {
         let has_virtual = any.step()?;
         self.has_virtual = Some(has_virtual);
         Ok(has_virtual)
+    }
+
+    /// The triggers of the main schema.
+    pub fn triggers(&mut self, db: Db) -> Result<Arc<Triggers>> {
+        if let Some(triggers) = &self.triggers {
+            return Ok(Arc::clone(triggers));
+        }
+        let triggers = Arc::new(Triggers::load(db)?);
+        self.triggers = Some(Arc::clone(&triggers));
+        Ok(triggers)
+    }
+
+    /// True if `table` is known, and an ordinary table.
+    pub fn is_ordinary(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|info| info.ordinary)
     }
 
     /// The description of `table`.

@@ -153,6 +153,7 @@ impl Inner {
             base_pages,
             change_floor: 0,
             sent: 0,
+            acknowledged: 0,
             header: Default::default(),
         };
         if base_pages == 0 {

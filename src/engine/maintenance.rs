@@ -72,19 +72,18 @@ impl Inner {
         self.require_open()?;
         let (sent, received) = self.queue.network_bytes();
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
-        let revision = state::ReplicaState::read(&conn)?.revision;
+        let state = state::ReplicaState::read(&conn)?;
         let guard = self.metadata();
         let metadata = guard.as_ref();
-        let hint = metadata.map_or(0, |m| m.last_pushed_change_id_hint);
         Ok(DatabaseSyncEngineStats {
-            cdc_operations: state::count_pending(&conn, hint)?,
+            cdc_operations: state::count_pending(&conn, state.acknowledged)?,
             main_wal_size: self.store.wal_size(),
             revert_wal_size: self.store.revert_size(),
             last_pull_unix_time: metadata.and_then(|m| m.last_pull_unix_time).unwrap_or(0),
             last_push_unix_time: metadata.and_then(|m| m.last_push_unix_time).unwrap_or(0),
             network_sent_bytes: sent,
             network_received_bytes: received,
-            revision,
+            revision: state.revision,
         })
     }
 }

@@ -158,6 +158,9 @@ impl Inner {
                 reader.header = batch.header;
             }
         }
+        if reader.acknowledged != state.acknowledged {
+            state::note_acknowledged(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+        }
         self.forget_settled_conflicts(reader.acknowledged)?;
         let (now, hint) = (self.environment.unix_time(), reader.acknowledged);
         self.update_metadata(|m| {

@@ -110,6 +110,7 @@ fn new_state(
         base_pages: context.base_pages,
         change_floor: last.max(report.last_change_id),
         sent,
+        acknowledged,
         header,
     };
     state.write(scratch)

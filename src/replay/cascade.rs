@@ -63,7 +63,10 @@ fn is_action(
     if !child_table.foreign_keys.iter().any(|key| refers(&key)) {
         return Ok(false);
     }
-    let Some(parent_table) = generator.find_table(conn, &parent.table)? else {
+    let Some(parent_table) = generator
+        .find_table(conn, &parent.table)?
+        .filter(|table| table.virtual_kind.is_none())
+    else {
         return Ok(false);
     };
     let parent = RowChange::decode(&parent_table, parent)?;

@@ -3,7 +3,7 @@
 use rusqlite::ffi;
 
 use crate::capture::log::{ChangeType, LogEntry};
-use crate::error::{Code, Error};
+use crate::error::{Category, Code, Error};
 
 /// What a sync operation does about a transaction that the other side does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -268,6 +268,17 @@ pub(super) fn is_verdict(error: &Error) -> bool {
     error.sqlite_code.is_some_and(judged)
 }
 
+/// `error` as a conflict, if SQLite has judged the statement.
+pub(super) fn judged(error: Error) -> Error {
+    match is_verdict(&error) {
+        true => Error {
+            code: Code::Constraint,
+            ..error.categorized(Category::Conflict)
+        },
+        false => error,
+    }
+}
+
 /// True if repeating the request later may help: the remote is busy, full or broken, and did not judge the change.
 pub fn is_transient(error: &Error) -> bool {
     if error.retryable || error.code == Code::Busy {
@@ -300,4 +311,21 @@ pub fn is_transient(error: &Error) -> bool {
         "is full",
     ];
     words.iter().any(|word| message.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_sqlite_has_judged_is_a_conflict() {
+        let sqlite = |code| judged(Error::sqlite(code, "duplicate column name: c"));
+        for code in [ffi::SQLITE_ERROR, ffi::SQLITE_CONSTRAINT_CHECK] {
+            let e = sqlite(code);
+            assert_eq!((e.category, e.code), (Category::Conflict, Code::Constraint));
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_READ, ffi::SQLITE_NOMEM] {
+            assert_eq!(sqlite(code).category, Category::Database);
+        }
+    }
 }

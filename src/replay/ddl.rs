@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Category, Code, Error, Result};
 use crate::record::{Value, decode, encode};
+use crate::replay::conflict::judged;
 use crate::replay::is_internal;
 use crate::replay::table::{declarations, is_shadow, quote};
 
@@ -181,9 +182,7 @@ impl Ddl {
         match conn.execute_batch(&sql) {
             Ok(()) => Ok(Applied::Executed),
             Err(_) if self.is_there(conn)? => Ok(Applied::Unneeded),
-            Err(e) => Err(Error::from(e)
-                .context(format!("`{sql}`"))
-                .categorized(Category::Conflict)),
+            Err(e) => Err(judged(Error::from(e).context(format!("`{sql}`")))),
         }
     }
 
@@ -239,8 +238,9 @@ fn create_if_not_exists(sql: &str) -> Result<String> {
 /// needs it fails later with a clear error.
 pub(super) fn mirror(from: &Connection) -> Result<Connection> {
     let mut statement = from.prepare(
-        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL
-         ORDER BY type <> 'table', sql NOT LIKE 'CREATE VIRTUAL%', type <> 'index', type <> 'view', rowid",
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT IN
+           (SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow')
+         ORDER BY type <> 'table', sql LIKE 'CREATE VIRTUAL%', type <> 'index', type <> 'view', rowid",
     )?;
     let rows = statement.query_map([], |row| {
         Ok(SchemaRow {
@@ -257,12 +257,12 @@ pub(super) fn mirror(from: &Connection) -> Result<Connection> {
     )
 }
 
-/// A new in-memory database with the objects `rows`, virtual tables first.
+/// A new in-memory database with the objects `rows`, created in this order: a virtual table may need others. The storage of
+/// virtual tables must not be among them.
 pub(super) fn mirror_of<'a>(rows: impl Iterator<Item = &'a SchemaRow>) -> Result<Connection> {
     let conn = Connection::open_in_memory()?;
     conn.execute_batch("PRAGMA foreign_keys = OFF")?;
     for row in rows {
-        // Storage of a virtual table came into being with it.
         let _ = conn.execute_batch(&create_if_not_exists(&row.sql)?);
     }
     Ok(conn)

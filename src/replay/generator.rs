@@ -8,15 +8,27 @@ use rusqlite::Connection;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Error, Result};
 use crate::record::{Value, decode};
+use crate::replay::replaced::Replaced;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::Slots;
-use crate::replay::{Purpose, ReplayStatement};
+use crate::replay::{Purpose, ReplayStatement, virtual_table};
 
 /// Statement texts kept per table; more than that (many different masks) and they are made anew.
 const TEXTS_PER_TABLE: usize = 256;
 
 /// Fails with "integer overflow" on every server if the condition holds.
 const OVERFLOW: &str = "abs(-9223372036854775808)";
+
+/// What an update does to a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Set {
+    /// It does not name the column.
+    Kept,
+    /// It sets the column to a new value.
+    New,
+    /// It assigns the value that is there, which only triggers notice.
+    Same,
+}
 
 /// A log entry of a row, decoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,14 +39,18 @@ pub(super) struct RowChange {
     pub before: Vec<Value>,
     /// The new row; empty for a delete.
     pub after: Vec<Value>,
-    /// Which columns an update changed; empty for the others.
-    pub mask: Vec<bool>,
+    /// What an update does to each column; empty for the others.
+    pub mask: Vec<Set>,
+    /// A delete by a REPLACE that fired no trigger.
+    pub replaced: bool,
 }
 
 impl RowChange {
-    /// Decodes `entry`, whose records have the layout of `table`.
+    /// Decodes `entry`, whose records have the layout of `table`. Of a virtual table's row the images may be unknown,
+    /// and there is no mask.
     pub(super) fn decode(table: &Table, entry: &LogEntry) -> Result<RowChange> {
         let width = table.columns.len();
+        let is_virtual = table.virtual_kind.is_some();
         let bad = |what: &str| {
             Error::corrupt(format!(
                 "change {} of table {} in the change log: {what}",
@@ -44,7 +60,7 @@ impl RowChange {
         let row = |record: &Option<Vec<u8>>, wanted: bool| -> Result<Vec<Value>> {
             let values = match record {
                 Some(record) if wanted => decode(record)?,
-                None if wanted => return Err(bad("a row image is missing")),
+                None if wanted && !is_virtual => return Err(bad("a row image is missing")),
                 _ => return Ok(Vec::new()),
             };
             if values.len() != width {
@@ -55,8 +71,9 @@ impl RowChange {
         let before = row(&entry.before, entry.change_type != ChangeType::Insert)?;
         let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
         let mask = match &entry.updates {
+            _ if is_virtual => Vec::new(),
             _ if entry.change_type != ChangeType::Update => Vec::new(),
-            None => vec![true; width],
+            None => vec![Set::New; width],
             Some(updates) => {
                 let updates = decode(updates)?;
                 if updates.len() != 2 * width {
@@ -65,7 +82,11 @@ impl RowChange {
                 updates
                     .iter()
                     .take(width)
-                    .map(|flag| *flag == Value::Integer(1))
+                    .map(|flag| match flag {
+                        Value::Integer(1) => Set::New,
+                        Value::Integer(2) => Set::Same,
+                        _ => Set::Kept,
+                    })
                     .collect()
             }
         };
@@ -75,6 +96,7 @@ impl RowChange {
             before,
             after,
             mask,
+            replaced: entry.change_type == ChangeType::Delete && entry.updates.is_some(),
         })
     }
 
@@ -86,22 +108,33 @@ impl RowChange {
             &self.before
         }
     }
+
+    /// True for an update that gives a column another value.
+    pub(super) fn changes_values(&self) -> bool {
+        self.mask.contains(&Set::New)
+    }
 }
 
 /// The different texts of a table's statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+pub(super) enum Kind {
     Upsert,
     Insert(Identity),
     Update(Identity),
-    Recreate { key_changed: bool, null_key: bool },
+    Recreate {
+        key_changed: bool,
+        null_key: bool,
+    },
     Delete(Identity),
     GuardFree,
     GuardPresent(Identity),
     GuardSingle,
+    /// What a REPLACE has not removed over there, unless it is the new row itself.
+    DeleteReplaced,
 }
 
-type TextKey = (Kind, bool, Vec<bool>, Vec<&'static str>);
+/// Kind, whether it replaces its neighbours, mask, marks that are not all `?`.
+type TextKey = (Kind, bool, Vec<Set>, Vec<&'static str>);
 
 /// Makes statements from row changes, for a connection that has the schema as of the change.
 ///
@@ -109,6 +142,8 @@ type TextKey = (Kind, bool, Vec<bool>, Vec<&'static str>);
 #[derive(Debug, Default)]
 pub struct Generator {
     tables: HashMap<String, Known>,
+    /// Deletes by a REPLACE whose insert or update is still to come.
+    replaced: Vec<Replaced>,
     /// Statements remove rows that stand in the way of a UNIQUE constraint.
     overwrite: bool,
 }
@@ -160,6 +195,9 @@ impl Generator {
         let table = self
             .find_table(conn, &entry.table)?
             .ok_or_else(|| no_such_table(&entry.table))?;
+        if let Some(kind) = table.virtual_kind {
+            return virtual_table::statements(&table, kind, entry);
+        }
         let change = RowChange::decode(&table, entry)?;
         self.row_change(&table, entry, &change)
     }
@@ -175,30 +213,73 @@ impl Generator {
             table: table.clone(),
             texts: HashMap::new(),
         });
+        let of_table = |r: &Replaced| r.table.name == table.name;
+        let replaced = match change.change_type {
+            ChangeType::Delete if change.replaced && table.delete_triggers => {
+                self.replaced.push(Replaced {
+                    table: table.clone(),
+                    entry: entry.clone(),
+                    change: change.clone(),
+                });
+                return Ok(Vec::new());
+            }
+            ChangeType::Insert | ChangeType::Update if entry.depth == 0 => {
+                self.replaced.extract_if(.., |r| of_table(r)).collect()
+            }
+            _ => Vec::new(),
+        };
         let mut out = Statements {
             table,
             texts: &mut known.texts,
-            overwrite: self.overwrite,
             entry,
+            overwrite: self.overwrite,
+            replaces: !replaced.is_empty(),
+            replaced,
             done: Vec::new(),
         };
         let identity = table.identity(change.target());
+        out.guard_replaced();
         match change.change_type {
             ChangeType::Insert => out.insert(identity, change),
             ChangeType::Update => out.update(identity, change),
             ChangeType::Delete => out.delete(identity, change),
         }
+        out.delete_replaced(change);
         Ok(out.done)
+    }
+
+    /// Rowid on the executing side of the row at `rowid` in the log, if a REPLACE is about to remove it.
+    pub(super) fn replaced_rowid(&self, table: &Table, rowid: i64) -> Option<i64> {
+        let found = |r: &&Replaced| r.table.name == table.name && r.entry.rowid == rowid;
+        self.replaced.iter().find(found).map(|r| r.change.rowid)
+    }
+
+    /// To be called at the end of a transaction: statements for deletes that nothing has followed.
+    pub(super) fn finish(&mut self) -> Result<Vec<ReplayStatement>> {
+        let mut statements = Vec::new();
+        for Replaced { table, entry, change } in std::mem::take(&mut self.replaced) {
+            let change = RowChange {
+                replaced: false,
+                ..change
+            };
+            statements.extend(self.row_change(&table, &entry, &change)?);
+        }
+        Ok(statements)
     }
 }
 
 /// The statements of one change under construction.
-struct Statements<'a> {
-    table: &'a Table,
+pub(super) struct Statements<'a> {
+    pub(super) table: &'a Table,
     texts: &'a mut HashMap<TextKey, Arc<str>>,
+    /// Rows that stand in the way of a UNIQUE constraint are removed.
     overwrite: bool,
     entry: &'a LogEntry,
-    done: Vec<ReplayStatement>,
+    /// Rows that the change replaces.
+    pub(super) replaced: Vec<Replaced>,
+    /// The change replaces them without firing triggers.
+    pub(super) replaces: bool,
+    pub(super) done: Vec<ReplayStatement>,
 }
 
 impl Statements<'_> {
@@ -206,11 +287,12 @@ impl Statements<'_> {
         let mut slots = Slots::default();
         match identity {
             // The update of an upsert never replaces neighbours, a plain one does.
-            Identity::Key if self.overwrite => {
+            Identity::Key if self.overwrite && !self.replaces => {
                 let own_key = |i: usize| self.table.key.contains(&i);
-                let mut mask: Vec<bool> = (0..change.after.len()).map(|i| !own_key(i)).collect();
-                if !mask.contains(&true) {
-                    mask.fill(true);
+                let set = |i| if own_key(i) { Set::Kept } else { Set::New };
+                let mut mask: Vec<Set> = (0..change.after.len()).map(set).collect();
+                if !mask.contains(&Set::New) {
+                    mask.fill(Set::New);
                 }
                 self.update_by_key(&mask, &change.after, change);
             }
@@ -220,9 +302,7 @@ impl Statements<'_> {
             }
             Identity::Rowid(_) => {
                 let rowid = Value::Integer(change.rowid);
-                let mut guard = Slots::default();
-                guard.push(&rowid);
-                self.add(Kind::GuardFree, &[], guard);
+                self.guard_free(change.rowid);
                 slots.push(&rowid);
                 slots.extend(&change.after);
                 self.add(Kind::Insert(identity), &[], slots);
@@ -236,14 +316,18 @@ impl Statements<'_> {
 
     fn update(&mut self, identity: Identity, change: &RowChange) {
         let mut mask = change.mask.clone();
-        if !mask.contains(&true) {
+        if !change.changes_values() {
             // Nobody can see such an update but a trigger.
             if !self.table.has_triggers {
                 return;
             }
-            match self.table.key.first().or(Some(&0)).and_then(|&k| mask.get_mut(k)) {
-                Some(flag) => *flag = true,
-                None => return,
+            // If the log names no column, it was the rowid that was set to itself, or no trigger minds which it is.
+            let rowid = self.table.update_of_triggers && self.table.rowid.is_some();
+            if !rowid && !mask.contains(&Set::Same) {
+                match self.table.key.first().or(Some(&0)).and_then(|&k| mask.get_mut(k)) {
+                    Some(set) => *set = Set::Same,
+                    None => return,
+                }
             }
         }
         if identity == Identity::Key {
@@ -261,7 +345,7 @@ impl Statements<'_> {
     }
 
     /// Gives the row with the key of `old` the new values of the columns in `mask`, or makes it anew.
-    fn update_by_key(&mut self, mask: &[bool], old: &[Value], change: &RowChange) {
+    fn update_by_key(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
         let mut slots = changed_values(mask, change);
         slots.extend(self.table.key_values(old));
         self.add(Kind::Update(Identity::Key), mask, slots);
@@ -269,7 +353,7 @@ impl Statements<'_> {
     }
 
     /// Inserts the new image of an updated row that was deleted on the other side.
-    fn recreate(&mut self, mask: &[bool], old: &[Value], change: &RowChange) {
+    fn recreate(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
         let key_changed = table.key_values(&change.after).ne(table.key_values(old));
@@ -311,7 +395,18 @@ impl Statements<'_> {
         self.add(Kind::Delete(identity), &[], slots);
     }
 
-    fn guard_present(&mut self, identity: Identity, change: &RowChange) {
+    /// Nobody else's row may be at `rowid`.
+    fn guard_free(&mut self, rowid: i64) {
+        // Then it is one that the change replaces.
+        if self.replaced.iter().any(|r| r.change.rowid == rowid) {
+            return;
+        }
+        let mut guard = Slots::default();
+        guard.push(&Value::Integer(rowid));
+        self.add(Kind::GuardFree, &[], guard);
+    }
+
+    pub(super) fn guard_present(&mut self, identity: Identity, change: &RowChange) {
         let mut slots = Slots::default();
         if let Identity::Rowid(_) = identity {
             slots.push(&Value::Integer(change.rowid));
@@ -320,17 +415,18 @@ impl Statements<'_> {
         self.add(Kind::GuardPresent(identity), &[], slots);
     }
 
-    fn add(&mut self, kind: Kind, mask: &[bool], slots: Slots) {
+    pub(super) fn add(&mut self, kind: Kind, mask: &[Set], slots: Slots) {
         let purpose = match kind {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
         };
-        let key = (kind, self.overwrite, mask.to_vec(), slots.shape());
+        let replaces = self.replaces || self.overwrite;
+        let key = (kind, replaces, mask.to_vec(), slots.shape());
         let (marks, args) = slots.into_parts();
         let sql = match self.texts.get(&key) {
             Some(sql) => sql.clone(),
             None => {
-                let sql: Arc<str> = text(self.table, kind, self.overwrite, mask, &marks).into();
+                let sql: Arc<str> = text(self.table, kind, replaces, mask, &marks).into();
                 if self.texts.len() >= TEXTS_PER_TABLE {
                     self.texts.clear();
                 }
@@ -350,10 +446,10 @@ impl Statements<'_> {
     }
 }
 
-/// The text of a statement; `marks` stand for its values in order.
-fn text(table: &Table, kind: Kind, overwrite: bool, mask: &[bool], marks: &[&str]) -> String {
+/// The text of a statement that may replace its neighbours; `marks` stand for its values in order.
+fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str]) -> String {
     let name = quote(&table.name);
-    let or = match (overwrite, table.own_conflict_clause) {
+    let or = match (replaces, table.own_conflict_clause) {
         (true, _) => "OR REPLACE ",
         (false, true) => "OR ABORT ",
         (false, false) => "",
@@ -363,6 +459,7 @@ fn text(table: &Table, kind: Kind, overwrite: bool, mask: &[bool], marks: &[&str
     let (row, rest) = marks.split_at(names.len().min(marks.len()));
     let row = row.join(", ");
     match kind {
+        Kind::Upsert if replaces => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
         Kind::Upsert => {
             let set = |k: &usize| !(table.integer_key && table.key.contains(k));
             let set: Vec<usize> = (0..names.len()).filter(set).collect();
@@ -378,11 +475,17 @@ fn text(table: &Table, kind: Kind, overwrite: bool, mask: &[bool], marks: &[&str
         Kind::Insert(_) => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
         Kind::Update(identity) => {
             let mut marks = marks.iter();
-            let changed = names.iter().zip(mask).filter(|(_, changed)| **changed);
-            let set: Vec<String> = changed
-                .zip(marks.by_ref())
-                .map(|((n, _), mark)| format!("{n} = {mark}"))
-                .collect();
+            let mut set: Vec<String> = Vec::new();
+            for (name, what) in names.iter().zip(mask) {
+                match what {
+                    Set::Kept => {}
+                    Set::New => set.extend(marks.next().map(|mark| format!("{name} = {mark}"))),
+                    Set::Same => set.push(format!("{name} = {name}")),
+                }
+            }
+            if let ([], Some(alias)) = (set.as_slice(), table.rowid) {
+                set.push(format!("{alias} = {alias}"));
+            }
             let found = match identity {
                 Identity::Rowid(alias) => format!("{alias} = ?"),
                 other => condition(table, &names, other, marks.as_slice()),
@@ -397,9 +500,9 @@ fn text(table: &Table, kind: Kind, overwrite: bool, mask: &[bool], marks: &[&str
                 (false, _) => when_missing(table, &names, rest),
                 (true, true) => "changes() = 0".to_owned(),
                 // The update of an upsert would not overwrite.
-                (true, false) if overwrite => "changes() = 0".to_owned(),
+                (true, false) if replaces => "changes() = 0".to_owned(),
                 (true, false) => {
-                    let set = |i: &usize| mask.get(*i) == Some(&true) && !table.key.contains(i);
+                    let set = |i: &usize| mask.get(*i) == Some(&Set::New) && !table.key.contains(i);
                     let set: Vec<usize> = (0..names.len()).filter(set).collect();
                     format!("changes() = 0 {}", upsert(table, &names, &set))
                 }
@@ -412,14 +515,22 @@ fn text(table: &Table, kind: Kind, overwrite: bool, mask: &[bool], marks: &[&str
                 condition(table, &names, identity, marks)
             )
         }
+        Kind::DeleteReplaced => {
+            let (old, new) = marks.split_at(table.key.len().min(marks.len()));
+            format!(
+                "DELETE FROM {name} WHERE {} AND NOT ({})",
+                condition(table, &names, Identity::Key, old),
+                condition(table, &names, Identity::Key, new)
+            )
+        }
         Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
     }
 }
 
 /// The new values of the columns in `mask`.
-fn changed_values(mask: &[bool], change: &RowChange) -> Slots {
+fn changed_values(mask: &[Set], change: &RowChange) -> Slots {
     let mut slots = Slots::default();
-    let changed = change.after.iter().zip(mask).filter(|(_, changed)| **changed);
+    let changed = change.after.iter().zip(mask).filter(|(_, set)| **set == Set::New);
     slots.extend(changed.map(|(value, _)| value));
     slots
 }

@@ -18,8 +18,22 @@
 //! the log that the new base carries. A push cannot decide anything, because later changes may refer to the row:
 //! it sends *guards* ([`Purpose::Guard`]) that fail the transaction, and the engine pulls before it pushes again.
 //!
+//! A row of a virtual table (full text, R*Tree) is known by its number alone: inserts and updates replace the whole row,
+//! the last push wins. See [`LogEntry`] for what the log has of them.
+//!
 //! Changes that triggers made are not replayed, because the triggers of the other side redo them; changes that
-//! foreign-key actions made are, because foreign keys are off in both executors.
+//! foreign-key actions made are, because foreign keys are off in both executors. So that the other side's triggers fire as
+//! they fired here, a REPLACE travels as one where it fired no DELETE triggers, and an update names the columns that
+//! UPDATE OF triggers look for. What is not exact:
+//!
+//! * With `PRAGMA recursive_triggers` on, a REPLACE fires DELETE triggers here behind BEFORE INSERT triggers, there
+//!   before them.
+//! * Foreign-key actions, and the triggers they fire, run here before AFTER triggers of the row, there behind them.
+//! * A BEFORE trigger that changes rows of its own table and then leaves the row alone, whose nested firing SQLite
+//!   suppresses here, fires there.
+//! * A trigger with several UPDATE steps of one table is taken to assign all their columns in each, where its changes
+//!   are replayed as a statement's own. Likewise an UPDATE whose foreign-key actions write its own table.
+//! * A row that moves to another rowid, and has no other name, is deleted and inserted.
 
 mod cascade;
 mod conflict;
@@ -30,11 +44,13 @@ mod local;
 mod net;
 mod push;
 mod rebase;
+mod replaced;
 mod resolve;
 mod table;
 mod touched;
 mod transactions;
 mod values;
+mod virtual_table;
 
 use std::sync::Arc;
 
@@ -106,12 +122,11 @@ impl ReplayStatement {
             "transaction {}, change {}, table {}{key}",
             self.txn_id, self.change_id, self.table
         );
-        let category = match cause.code {
-            Code::Constraint => Category::Conflict,
-            _ if conflict::is_verdict(&cause) => Category::Conflict,
-            _ => cause.category,
-        };
-        cause.context(context).categorized(category)
+        let failed = conflict::judged(cause.context(context));
+        match failed.code {
+            Code::Constraint => failed.categorized(Category::Conflict),
+            _ => failed,
+        }
     }
 }
 

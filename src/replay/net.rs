@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::record::{Value, encode};
 use crate::replay::cascade::Cascades;
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
-use crate::replay::generator::{Generator, RowChange};
+use crate::replay::generator::{Generator, RowChange, Set};
 use crate::replay::rebase::encoded;
 use crate::replay::table::{Identity, Table, no_such_table};
 use crate::replay::{Progress, Transactions, is_internal};
@@ -117,6 +117,11 @@ impl Net {
     fn row(&mut self, entry: &LogEntry) -> Result<()> {
         let table = self.tables.find_table(&self.local, &entry.table)?;
         let table = table.ok_or_else(|| no_such_table(&entry.table))?;
+        if table.virtual_kind.is_some() {
+            let entry = entry.clone();
+            self.slots.push(Slot { entry, change: None });
+            return Ok(());
+        }
         let change = RowChange::decode(&table, entry)?;
         // By a foreign-key action, which nothing redoes: as if the user had done it.
         let entry = LogEntry {
@@ -207,7 +212,8 @@ fn merge(earlier: &mut RowChange, later: &RowChange) -> bool {
                 .mask
                 .iter_mut()
                 .zip(&later.mask)
-                .for_each(|(a, b)| *a |= b);
+                .filter(|(_, b)| **b == Set::New)
+                .for_each(|(a, _)| *a = Set::New);
         }
         (ChangeType::Insert | ChangeType::Update, ChangeType::Delete) => {
             if earlier.change_type == ChangeType::Insert {

@@ -52,6 +52,7 @@ impl PushGenerator {
                 statements.extend(self.generator.change(&self.mirror, entry)?);
             }
         }
+        statements.extend(self.generator.finish()?);
         Ok(statements)
     }
 
@@ -86,13 +87,13 @@ impl PushGenerator {
             table: ddl.row().table.clone(),
             key: [].into(),
         };
-        let executed = ddl
-            .execute(&self.mirror, overwrite)
-            .map_err(|e| statement.failed(e))?;
+        // The replica has executed it, and the mirror follows: whether the remote takes it, the remote says.
+        let executed = ddl.execute(&self.mirror, true).map_err(|e| statement.failed(e))?;
+        let own = |sql: &String| overwrite || **sql == *statement.sql;
         let sent = |sql: String| ReplayStatement {
             sql: sql.into(),
             ..statement.clone()
         };
-        Ok(executed.into_iter().map(sent).collect())
+        Ok(executed.into_iter().filter(own).map(sent).collect())
     }
 }

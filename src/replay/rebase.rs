@@ -12,12 +12,12 @@ use crate::replay::cascade::Cascades;
 use crate::replay::conflict::{ConflictKind, Failure};
 use crate::replay::conflicts::{self, Kept, key_json, row_json};
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
-use crate::replay::generator::{Generator, RowChange, count_rows};
+use crate::replay::generator::{Generator, RowChange, Set, count_rows};
 use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::touched::Touched;
 use crate::replay::values::{Bound, from_column};
-use crate::replay::{Progress, Purpose, Transactions, conflict, is_internal};
+use crate::replay::{Progress, Purpose, ReplayStatement, Transactions, conflict, is_internal, virtual_table};
 
 /// What a rebase did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +136,8 @@ fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
         }
     }
     let is_virtual = |row: &&SchemaRow| row.sql.starts_with("CREATE VIRTUAL");
-    let (first, rest): (Vec<_>, Vec<_>) = tables.values().partition(is_virtual);
-    mirror_of(first.into_iter().chain(rest))
+    let (virtual_tables, rest): (Vec<_>, Vec<_>) = tables.values().partition(is_virtual);
+    mirror_of(rest.into_iter().chain(virtual_tables))
 }
 
 /// Where rows without a key have got to. Rows that kept their rowid are not in here.
@@ -226,6 +226,7 @@ impl<'a> Rebase<'a> {
         }
         self.local_tables.invalidate();
         self.generator.invalidate();
+        let _ = self.generator.finish();
         Ok(())
     }
 
@@ -256,6 +257,10 @@ impl<'a> Rebase<'a> {
                 write_entry(self.scratch, &entry).map_err(|e| Box::new(self.failure(&entry, e)))?;
                 written += 1;
             }
+        }
+        let left = self.generator.finish();
+        if let (Err(e), Some(last)) = (left.and_then(|left| self.run(&left)), entries.last()) {
+            return Err(Box::new(self.failure(last, e)));
         }
         Ok(written)
     }
@@ -397,7 +402,14 @@ impl<'a> Rebase<'a> {
     fn follow(&mut self, entry: &LogEntry, ddl: &Ddl) -> Result<()> {
         self.local_tables.invalidate();
         if ddl.row().kind == "table" {
-            let failed = |e: Error| ddl_failed(entry, ddl, e.categorized(Category::Internal));
+            // What was executed in the replica once is no conflict here.
+            let failed = |e: Error| {
+                let e = Error {
+                    code: Code::Error,
+                    ..e
+                };
+                ddl_failed(entry, ddl, e.categorized(Category::Internal))
+            };
             ddl.apply(&self.local).map_err(failed)?;
         }
         Ok(())
@@ -453,6 +465,9 @@ impl<'a> Rebase<'a> {
         let local = local.ok_or_else(|| no_such_table(&entry.table))?;
         let table = self.generator.find_table(self.scratch, &entry.table)?;
         let table = table.ok_or_else(|| conflict(entry, "the table no longer exists on the remote"))?;
+        if virtual_table::replay(self.scratch, &local, &table, entry)? {
+            return Ok(Some(entry.clone()));
+        }
         let original = RowChange::decode(&local, entry)?;
         let mut change = original.clone();
         if !local.same_layout(&table) {
@@ -469,16 +484,8 @@ impl<'a> Rebase<'a> {
         Ok(Some(encoded(entry, &change)))
     }
 
-    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &mut RowChange) -> Result<()> {
-        let loses_key = change.change_type == ChangeType::Update
-            && table.identity(&change.before) == Identity::Key
-            && table.identity(&change.after) != Identity::Key;
-        let known = if loses_key {
-            self.rowid_of(table, &change.before)?
-        } else {
-            None
-        };
-        for statement in self.generator.row_change(table, entry, change)? {
+    fn run(&self, statements: &[ReplayStatement]) -> Result<()> {
+        for statement in statements {
             // What guards look for has been seen to.
             if statement.purpose == Purpose::Change {
                 let run = || -> rusqlite::Result<usize> {
@@ -488,6 +495,20 @@ impl<'a> Rebase<'a> {
                 run().map_err(|e| statement.failed(e.into()))?;
             }
         }
+        Ok(())
+    }
+
+    fn execute(&mut self, entry: &LogEntry, table: &Arc<Table>, change: &mut RowChange) -> Result<()> {
+        let loses_key = change.change_type == ChangeType::Update
+            && table.identity(&change.before) == Identity::Key
+            && table.identity(&change.after) != Identity::Key;
+        let known = if loses_key {
+            self.rowid_of(table, &change.before)?
+        } else {
+            None
+        };
+        let statements = self.generator.row_change(table, entry, change)?;
+        self.run(&statements)?;
         if loses_key {
             // From here on its rowid tells the row from others.
             change.rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
@@ -515,6 +536,8 @@ impl<'a> Rebase<'a> {
                 None => 0,
             };
             match (found, change.change_type) {
+                // The row that replaces it may need to know where it is.
+                (1, ChangeType::Delete) if change.replaced && table.delete_triggers => {}
                 (1, ChangeType::Delete) => moved.forget(entry.rowid),
                 (1, _) => {}
                 (0, ChangeType::Delete) => {
@@ -522,7 +545,7 @@ impl<'a> Rebase<'a> {
                     return Ok(false);
                 }
                 // Nothing changed, so there is nothing to bring back.
-                (0, _) if !change.mask.contains(&true) => return Ok(false),
+                (0, _) if !change.changes_values() => return Ok(false),
                 (0, _) => {
                     change.change_type = ChangeType::Insert;
                     change.before.clear();
@@ -534,7 +557,10 @@ impl<'a> Rebase<'a> {
         if let (ChangeType::Insert, Identity::Rowid(alias)) =
             (change.change_type, table.identity(&change.after))
         {
-            change.rowid = free_rowid(self.scratch, table, alias, entry.rowid)?;
+            change.rowid = match self.generator.replaced_rowid(table, entry.rowid) {
+                Some(rowid) => rowid,
+                None => free_rowid(self.scratch, table, alias, entry.rowid)?,
+            };
             moved.set(entry.rowid, change.rowid);
         }
         Ok(true)
@@ -552,7 +578,7 @@ impl<'a> Rebase<'a> {
         for (i, column) in local.columns.iter().enumerate() {
             let set = match change.change_type {
                 ChangeType::Insert => change.after.get(i).is_some_and(|v| *v != Value::Null),
-                ChangeType::Update => change.mask.get(i) == Some(&true),
+                ChangeType::Update => change.mask.get(i) == Some(&Set::New),
                 ChangeType::Delete => false,
             };
             if set && table.position(&column.name).is_none() {
@@ -575,7 +601,7 @@ impl<'a> Rebase<'a> {
             [] => Vec::new(),
             mask => from
                 .iter()
-                .map(|from| from.and_then(|i| mask.get(i)).copied().unwrap_or(false))
+                .map(|from| from.and_then(|i| mask.get(i)).copied().unwrap_or(Set::Kept))
                 .collect(),
         };
         Ok(RowChange {
@@ -711,17 +737,25 @@ fn free_rowid(conn: &Connection, table: &Table, alias: &str, wanted: i64) -> Res
 pub(super) fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
     let row = |values: &Vec<Value>| (!values.is_empty()).then(|| encode(values));
     let updates = (change.change_type == ChangeType::Update).then(|| {
-        let flags = change.mask.iter().map(|set| Value::Integer(i64::from(*set)));
-        let value = |(v, set): (&Value, &bool)| if *set { v.clone() } else { Value::Null };
+        let flags = change.mask.iter().map(|set| match set {
+            Set::Kept => Value::Integer(0),
+            Set::New => Value::Integer(1),
+            Set::Same => Value::Integer(2),
+        });
+        let value = |(v, set): (&Value, &Set)| match set {
+            Set::New => v.clone(),
+            _ => Value::Null,
+        };
         let values = change.after.iter().zip(&change.mask).map(value);
         encode(&flags.chain(values).collect::<Vec<_>>())
     });
+    let replaced = || change.replaced.then(|| encode(&[Value::Integer(1)]));
     LogEntry {
         change_type: change.change_type,
         rowid: change.rowid,
         before: row(&change.before),
         after: row(&change.after),
-        updates,
+        updates: updates.or_else(replaced),
         depth: 0,
         ..entry.clone()
     }

@@ -164,7 +164,6 @@ impl Resolving<'_> {
             return Err(failure.error.retry());
         }
         let changes = self.rebase.pass_over(entries, &mut self.touched)?;
-        // What was decided before, to overwrite for example, has nothing left to be about.
         conflicts::remove(self.scratch, failure.txn_id)?;
         if keep && let Some(first) = changes.first() {
             // What failed may be a change that nobody replays; the first one stands for the transaction then.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::capture::module::VirtualKind;
 use crate::error::{Category, Code, Error, Result};
 use crate::record::Value;
+use crate::replay::virtual_table;
 
 /// A column whose values are in the records of the log, that is, one that is not generated.
 #[derive(Debug, Clone)]
@@ -61,9 +63,15 @@ pub(super) struct Table {
     /// A name of the rowid that no column hides.
     pub rowid: Option<&'static str>,
     pub has_triggers: bool,
+    /// It may have DELETE triggers.
+    pub delete_triggers: bool,
+    /// It may have UPDATE OF triggers.
+    pub update_of_triggers: bool,
     /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`); statements must override that.
     pub own_conflict_clause: bool,
     pub foreign_keys: Vec<ForeignKey>,
+    /// Set for a virtual table; its rows are known by their number alone.
+    pub virtual_kind: Option<VirtualKind>,
 }
 
 impl Table {
@@ -72,6 +80,9 @@ impl Table {
         let Some((name, sql)) = schema_row(conn, name)? else {
             return Ok(None);
         };
+        if let Some(kind) = VirtualKind::parse(&sql) {
+            return virtual_table::load(conn, name, kind).map(Some);
+        }
         let mut columns = Vec::new();
         let mut key = Vec::new();
         let mut names = Vec::new();
@@ -102,6 +113,14 @@ impl Table {
         let has_triggers = flag(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
+        let delete_triggers = flag(
+            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0) FROM sqlite_schema
+             WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+        )?;
+        let update_of_triggers = flag(
+            "SELECT ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0) FROM sqlite_schema
+             WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+        )?;
         let integer_key = key.len() == 1 && !key_index;
         let rowid = ["rowid", "_rowid_", "oid"]
             .into_iter()
@@ -121,6 +140,9 @@ impl Table {
             integer_key,
             rowid,
             has_triggers,
+            delete_triggers,
+            update_of_triggers,
+            virtual_kind: None,
         }))
     }
 

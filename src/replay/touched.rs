@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::capture::log::ChangeType;
 use crate::error::Result;
 use crate::record::{Value, encode};
 use crate::replay::generator::RowChange;
@@ -32,6 +33,10 @@ impl Touched {
     /// A row was changed.
     pub fn add_row(&mut self, table: &Table, change: &RowChange) {
         let name = table.name.to_lowercase();
+        if table.virtual_kind.is_some() {
+            self.rows.extend(virtual_place(change).map(|place| (name, place)));
+            return;
+        }
         for image in [&change.before, &change.after] {
             if !image.is_empty() {
                 self.rows.insert((name.clone(), place(table, change, image)));
@@ -50,6 +55,9 @@ impl Touched {
     /// True if `change` is about a row that was touched, or makes a row refer to one.
     pub fn has_row(&self, table: &Table, change: &RowChange) -> Result<bool> {
         let name = table.name.to_lowercase();
+        if table.virtual_kind.is_some() {
+            return Ok(virtual_place(change).is_some_and(|place| self.rows.contains(&(name, place))));
+        }
         let images = [&change.before, &change.after];
         let mut images = images.into_iter().filter(|image| !image.is_empty());
         if images.any(|image| self.rows.contains(&(name.clone(), place(table, change, image)))) {
@@ -84,6 +92,16 @@ impl Touched {
     }
 }
 
+/// What identifies a row of a virtual table, whose images may be unknown; `None` for a command.
+fn virtual_place(change: &RowChange) -> Option<Vec<u8>> {
+    let is_command = change.change_type == ChangeType::Update && change.after.is_empty();
+    (!is_command).then(|| rowid_place(change))
+}
+
+fn rowid_place(change: &RowChange) -> Vec<u8> {
+    [b"rowid ", &change.rowid.to_be_bytes()[..]].concat()
+}
+
 /// What identifies the row with the content `image`.
 fn place(table: &Table, change: &RowChange, image: &[Value]) -> Vec<u8> {
     match table.identity(image) {
@@ -91,7 +109,7 @@ fn place(table: &Table, change: &RowChange, image: &[Value]) -> Vec<u8> {
             let key: Vec<Value> = table.key_values(image).cloned().collect();
             encode(&key)
         }
-        Identity::Rowid(_) => [b"rowid ", &change.rowid.to_be_bytes()[..]].concat(),
+        Identity::Rowid(_) => rowid_place(change),
         Identity::Content => [b"content ", &encode(image)[..]].concat(),
     }
 }

@@ -25,6 +25,14 @@ NAMES = {
 }
 INTEGER, REAL, TEXT, BLOB, NULL = 1, 2, 3, 4, 5
 HTTP, FULL_READ, FULL_WRITE = 1, 2, 3
+POLICIES = {"stop": 0, "overwrite": 1, "set aside": 2}
+RESOLUTIONS = {"retry": 1, "overwrite": 2, "set aside": 3, "drop": 4}
+STATES = {1: "blocked", 2: "overwrite", 3: "set aside"}
+KINDS = {
+    0: "OTHER", 1: "UNIQUE", 2: "NOT NULL", 3: "CHECK", 4: "FOREIGN KEY", 5: "TRIGGER", 6: "DATATYPE", 7: "SCHEMA",
+    8: "DEPENDENCY",
+}
+OPERATIONS = {1: "insert", 2: "update", 3: "delete", 4: "schema"}
 CHUNK = 64 * 1024
 HTTP_TIMEOUT_S = 60
 
@@ -91,8 +99,24 @@ class Stats(ctypes.Structure):
     ]
 
 
+class Options(ctypes.Structure):
+    _fields_ = [
+        ("size", c_size_t), ("conflict_policy", c_uint32), ("tables_ignore", POINTER(c_char_p)),
+        ("tables_ignore_count", c_size_t),
+    ]
+
+
+class Conflict(ctypes.Structure):
+    _fields_ = [
+        ("size", c_size_t), ("id", c_int64), ("change_id", c_int64), ("state", c_uint32), ("kind", c_uint32),
+        ("operation", c_uint32), ("sqlite_code", c_int32), ("changes", c_int64), ("unix_time", c_int64),
+        ("table", Slice), ("key", Slice), ("constraint", Slice), ("message", Slice),
+    ]
+
+
 assert ctypes.sizeof(DatabaseConfig) == 64 and ctypes.sizeof(SyncConfig) == 104
 assert ctypes.sizeof(HttpRequest) == 72 and ctypes.sizeof(Stats) == 72
+assert ctypes.sizeof(Options) == 32 and ctypes.sizeof(Conflict) == 120
 
 H, OUT, ERR = c_void_p, POINTER(c_void_p), POINTER(c_void_p)
 # name -> (type of the result, types of the arguments); functions that end in ERR report through `error_opt_out`.
@@ -116,7 +140,9 @@ FUNCTIONS = {
     "turso_statement_bind_positional_double": (c_uint32, [H, c_size_t, c_double]),
     "turso_statement_bind_positional_text": (c_uint32, [H, c_size_t, c_char_p, c_size_t]),
     "turso_statement_bind_positional_blob": (c_uint32, [H, c_size_t, c_char_p, c_size_t]),
-    "turso_sync_database_new": (c_uint32, [POINTER(DatabaseConfig), POINTER(SyncConfig), OUT, ERR]),
+    "turso_sync_database_new_with_options": (
+        c_uint32, [POINTER(DatabaseConfig), POINTER(SyncConfig), POINTER(Options), OUT, ERR],
+    ),
     "turso_sync_database_open": (c_uint32, [H, OUT, ERR]),
     "turso_sync_database_create": (c_uint32, [H, OUT, ERR]),
     "turso_sync_database_connect": (c_uint32, [H, OUT, ERR]),
@@ -125,6 +151,11 @@ FUNCTIONS = {
     "turso_sync_database_push_changes": (c_uint32, [H, OUT, ERR]),
     "turso_sync_database_wait_changes": (c_uint32, [H, OUT, ERR]),
     "turso_sync_database_apply_changes": (c_uint32, [H, H, OUT, ERR]),
+    "turso_sync_database_resolve_conflict": (c_uint32, [H, c_int64, c_uint32, OUT, ERR]),
+    "turso_sync_database_conflicts": (c_uint32, [H, OUT, ERR]),
+    "turso_sync_conflicts_count": (c_size_t, [H]),
+    "turso_sync_conflicts_get": (c_uint32, [H, c_size_t, POINTER(Conflict)]),
+    "turso_sync_conflicts_deinit": (None, [H]),
     "turso_sync_operation_resume": (c_uint32, [H, ERR]),
     "turso_sync_operation_result_extract_connection": (c_uint32, [H, OUT]),
     "turso_sync_operation_result_extract_changes": (c_uint32, [H, OUT]),
@@ -253,17 +284,33 @@ def _value(statement, i):
     return None
 
 
-class Replica:
-    """A replica and the host that serves its requests. `options` are fields of turso_sync_database_config_t."""
+def _conflict(conflicts, i):
+    conflict = Conflict(size=ctypes.sizeof(Conflict))
+    call("turso_sync_conflicts_get", conflicts, i, byref(conflict))
+    found = {name: getattr(conflict, name) for name, _ in Conflict._fields_[1:]}
+    names = {"state": STATES, "kind": KINDS, "operation": OPERATIONS}
+    found.update({field: known[found[field]] for field, known in names.items()})
+    return {name: value.bytes().decode() if isinstance(value, Slice) else value for name, value in found.items()}
 
-    def __init__(self, path, url, client_name="interop", token=None, **options):
+
+class Replica:
+    """A replica and the host that serves its requests. `settings` are fields of turso_sync_database_config_t."""
+
+    def __init__(
+        self, path, url, client_name="interop", token=None, conflict_policy="stop", tables_ignore=(), **settings
+    ):
         self.path, self.url, self.token = os.fspath(path), url, token
         self._connections = []
         database = DatabaseConfig(async_io=1, path=self.path.encode())
-        options.setdefault("bootstrap_if_empty", True)
-        sync = SyncConfig(path=self.path.encode(), remote_url=url.encode(), client_name=client_name.encode(), **options)
+        settings.setdefault("bootstrap_if_empty", True)
+        sync = SyncConfig(
+            path=self.path.encode(), remote_url=url.encode(), client_name=client_name.encode(), **settings
+        )
+        names = (c_char_p * len(tables_ignore))(*(name.encode() for name in tables_ignore))
+        options = Options(ctypes.sizeof(Options), POLICIES[conflict_policy], names, len(names))
         self._handle = c_void_p()
-        call("turso_sync_database_new", byref(database), byref(sync), byref(self._handle))
+        arguments = byref(database), byref(sync), byref(options), byref(self._handle)
+        call("turso_sync_database_new_with_options", *arguments)
 
     def create(self):
         with self._operation("create"):
@@ -321,6 +368,20 @@ class Replica:
             figures = {name: getattr(stats, name) for name, _ in Stats._fields_}
             figures["revision"] = stats.revision.bytes().decode()
             return figures
+
+    def conflicts(self):
+        """The conflicts as dicts with the names of turso_sync_conflict_t; `key` is the JSON text."""
+        handle = c_void_p()
+        call("turso_sync_database_conflicts", self._handle, byref(handle))
+        try:
+            return [_conflict(handle, i) for i in range(lib.turso_sync_conflicts_count(handle))]
+        finally:
+            lib.turso_sync_conflicts_deinit(handle)
+
+    def resolve(self, conflict, how):
+        """Resolves the conflict with the number `conflict`: "retry", "overwrite", "set aside" or "drop"."""
+        with self._operation("resolve_conflict", conflict, RESOLUTIONS[how]):
+            pass
 
     def close(self):
         """Releases all connections and the replica."""

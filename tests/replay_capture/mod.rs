@@ -216,6 +216,10 @@ impl Replica {
                 self.log(entry);
             }
             for raw in std::mem::take(&mut self.state.raw) {
+                // This capture knows nothing of virtual tables.
+                if self.is_storage(&raw.table) {
+                    continue;
+                }
                 let entry = self.entry(&raw, txn_id);
                 self.log(entry);
             }
@@ -229,6 +233,11 @@ impl Replica {
         for sql in statements {
             self.txn(&[sql]);
         }
+    }
+
+    fn is_storage(&self, table: &str) -> bool {
+        let sql = "SELECT count(*) FROM pragma_table_list(?1) WHERE schema = 'main' AND type = 'shadow'";
+        self.conn.query_row(sql, [table], |r| r.get(0)).unwrap()
     }
 
     fn entry(&self, raw: &Raw, txn_id: i64) -> LogEntry {

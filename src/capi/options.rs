@@ -1,0 +1,105 @@
+//! Configuration of a replica: C structures become `DatabaseSyncEngineOpts`.
+
+use std::ffi::c_char;
+
+use super::boundary::{Versioned, array_in, optional_string_in, string_in, versioned_in};
+use super::conflict_types::turso_sync_conflict_policy_t;
+use super::database::not_supported;
+use super::sync_types::{turso_sync_database_config_t, turso_sync_options_t};
+use crate::engine::DatabaseSyncEngineOpts;
+use crate::error::{Error, Result};
+
+// SAFETY: repr(C), and begins with `size`.
+unsafe impl Versioned for turso_sync_options_t {
+    const NAME: &str = "turso_sync_options_t";
+}
+
+/// Reserved bytes per page of the ciphers of Turso Cloud: nonce and tag.
+fn reserved_bytes_of(cipher: &str) -> Result<u8> {
+    let plain: String = cipher.chars().filter(char::is_ascii_alphanumeric).collect();
+    match plain.to_ascii_lowercase().as_str() {
+        "aes128gcm" | "aes256gcm" | "chacha20poly1305" => Ok(28),
+        "aegis128l" | "aegis128x2" | "aegis128x4" => Ok(32),
+        "aegis256" | "aegis256x2" | "aegis256x4" => Ok(48),
+        _ => Err(not_supported(&format!("remote_encryption_cipher {cipher:?}"))),
+    }
+}
+
+/// A number that must not be negative.
+fn unsigned<T: TryFrom<i32>>(name: &str, value: i32) -> Result<T> {
+    T::try_from(value).map_err(|_| Error::misuse(format!("{name} is out of range: {value}")))
+}
+
+/// The checked configuration of a replica; `options` may be NULL for the defaults.
+///
+/// # Safety
+/// Both follow the pointer rules of the header.
+pub(super) unsafe fn read(
+    config: *const turso_sync_database_config_t,
+    options: *const turso_sync_options_t,
+) -> Result<DatabaseSyncEngineOpts> {
+    // SAFETY: the same contract.
+    let mut read = unsafe { read_config(config) }?;
+    // SAFETY: the same contract; all fields are numbers and pointers.
+    if let Some(options) = unsafe { versioned_in(options) }? {
+        read.conflict_policy = turso_sync_conflict_policy_t::read(options.conflict_policy)?;
+        // SAFETY: the same contract.
+        read.tables_ignore = unsafe { read_names(options.tables_ignore, options.tables_ignore_count) }
+            .map_err(|e| e.context("tables_ignore"))?;
+    }
+    Ok(read)
+}
+
+/// # Safety
+/// `names` is NULL or points to `count` strings that follow the pointer rules of the header.
+unsafe fn read_names(names: *const *const c_char, count: usize) -> Result<Vec<String>> {
+    // SAFETY: the same contract.
+    let names = unsafe { array_in(names, count) }?;
+    // SAFETY: the same contract, for the strings inside.
+    let owned = |name: &*const c_char| unsafe { string_in(*name) }.map(str::to_owned);
+    names.iter().map(owned).collect()
+}
+
+/// # Safety
+/// `config` is NULL or follows the pointer rules of the header.
+unsafe fn read_config(config: *const turso_sync_database_config_t) -> Result<DatabaseSyncEngineOpts> {
+    // SAFETY: NULL or readable by the contract.
+    let config = unsafe { config.as_ref() };
+    let config = config.ok_or_else(|| Error::misuse("config pointer must be not null"))?;
+    // SAFETY: the same contract, for the strings inside.
+    let (path, client_name) = unsafe { (string_in(config.path)?, string_in(config.client_name)?) };
+    let optional = |s| {
+        // SAFETY: as above.
+        unsafe { optional_string_in(s) }.map(|s| s.map(str::to_owned))
+    };
+    if config.logical_mvcc_pull {
+        return Err(not_supported("logical_mvcc_pull"));
+    }
+    let partial_prefix = unsigned::<u32>(
+        "partial_bootstrap_strategy_prefix",
+        config.partial_bootstrap_strategy_prefix,
+    )?;
+    let query = optional(config.partial_bootstrap_strategy_query)?;
+    let of_cipher =
+        optional(config.remote_encryption_cipher)?.map_or(Ok(0), |name| reserved_bytes_of(&name))?;
+    let reserved_bytes = match unsigned::<u8>("reserved_bytes", config.reserved_bytes)? {
+        // A downloaded database has its pages from the remote, as they are.
+        _ if config.bootstrap_if_empty => 0,
+        0 => of_cipher,
+        given => given,
+    };
+    Ok(DatabaseSyncEngineOpts {
+        path: path.to_owned(),
+        remote_url: optional(config.remote_url)?,
+        client_name: client_name.to_owned(),
+        long_poll_timeout_ms: unsigned("long_poll_timeout_ms", config.long_poll_timeout_ms)?,
+        bootstrap_if_empty: config.bootstrap_if_empty,
+        reserved_bytes,
+        partial_prefix_bytes: u64::from(partial_prefix),
+        partial_query: query.filter(|_| partial_prefix == 0),
+        remote_encryption_key: optional(config.remote_encryption_key)?,
+        push_operations_threshold: config.push_operations_threshold as u64,
+        pull_bytes_threshold: config.pull_bytes_threshold as u64,
+        ..DatabaseSyncEngineOpts::default()
+    })
+}

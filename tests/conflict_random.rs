@@ -1,0 +1,171 @@
+//! Replicas with every policy, under random changes that often collide: everybody ends up with the same, and no
+//! transaction is ever torn.
+#![cfg(feature = "server")]
+
+mod support;
+
+use support::*;
+use turso_sync::engine::{ConflictPolicy, Resolution};
+use turso_sync::error::Category;
+
+const SCHEMA: &str = "CREATE TABLE k (id INTEGER PRIMARY KEY, u UNIQUE, v);
+    CREATE TABLE l (u UNIQUE, v);
+    CREATE TABLE c (id INTEGER PRIMARY KEY, k REFERENCES k(id), v);
+    CREATE TABLE w (a, b, v, PRIMARY KEY (a, b)) WITHOUT ROWID;
+    CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, what);
+    CREATE TRIGGER tr AFTER INSERT ON c BEGIN INSERT INTO log(what) VALUES (new.id); END;
+    CREATE TABLE mark (id INTEGER PRIMARY KEY, transact, half);";
+
+/// Xorshift: what it gives depends on the seed only.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    fn row_change(&mut self) -> String {
+        let (id, u, v) = (self.below(6), self.below(8), self.below(100));
+        match self.below(14) {
+            0 | 1 => format!("INSERT OR IGNORE INTO k VALUES ({id}, {u}, {v})"),
+            2 => format!("UPDATE OR IGNORE k SET u = {u} WHERE id = {id}"),
+            3 => format!("UPDATE k SET v = {v} WHERE id = {id}"),
+            4 => format!("DELETE FROM k WHERE id = {id}"),
+            5 => format!("UPDATE OR IGNORE k SET id = {id} WHERE u = {u}"),
+            6 => format!("INSERT OR IGNORE INTO l VALUES ({u}, {v})"),
+            7 => format!("UPDATE OR IGNORE l SET u = {u}, v = v + 1 WHERE rowid = {id}"),
+            8 => format!("DELETE FROM l WHERE u = {u}"),
+            9 => format!("INSERT OR IGNORE INTO c VALUES ({id}, {}, {v})", self.below(6)),
+            10 => format!("DELETE FROM c WHERE id = {id}"),
+            11 => format!("REPLACE INTO k VALUES ({id}, {u}, {v})"),
+            12 => format!(
+                "INSERT INTO w VALUES ({id}, {}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v",
+                u % 2
+            ),
+            _ => format!("DELETE FROM w WHERE a = {id}"),
+        }
+    }
+
+    fn schema_change(&mut self) -> String {
+        let n = self.below(3);
+        match self.below(6) {
+            0 => format!("CREATE INDEX IF NOT EXISTS i{n} ON k(v)"),
+            1 => format!("CREATE INDEX IF NOT EXISTS i{n} ON c(v)"),
+            2 => format!("DROP INDEX IF EXISTS i{n}"),
+            3 => format!(
+                "CREATE TABLE IF NOT EXISTS t{n} (id INTEGER PRIMARY KEY, x); REPLACE INTO t{n} VALUES ({n}, 1)"
+            ),
+            4 => format!("DROP TABLE IF EXISTS t{n}"),
+            _ => format!("CREATE VIEW IF NOT EXISTS i{n} AS SELECT {} AS x", self.below(2)),
+        }
+    }
+}
+
+fn once(seed: u64) {
+    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let remote = Remote::start(SCHEMA);
+    let dir = tempfile::tempdir().unwrap();
+    let policies = [
+        ConflictPolicy::Stop,
+        ConflictPolicy::Overwrite,
+        ConflictPolicy::SetAside,
+    ];
+    let mut replicas: Vec<Replica> = Vec::new();
+    for i in 0..3 {
+        let mut opts = options(&dir.path().join(format!("{i}.db")), &remote.url);
+        opts.conflict_policy = policies[(i + seed as usize) % 3];
+        replicas.push(Replica::open_with(opts).unwrap());
+    }
+    for step in 0..40 {
+        let replica = &replicas[chance.below(3) as usize];
+        match chance.below(10) {
+            0..6 => {
+                let mark = |half| {
+                    format!(
+                        "INSERT INTO mark VALUES ({}, {step}, '{half}')",
+                        step * 2 + usize::from(half == "end")
+                    )
+                };
+                let changes: Vec<String> = (0..=chance.below(4))
+                    .map(|_| match chance.below(8) {
+                        0 => chance.schema_change(),
+                        _ => chance.row_change(),
+                    })
+                    .collect();
+                let sql = format!(
+                    "BEGIN; {}; {}; {}; COMMIT",
+                    mark("begin"),
+                    changes.join("; "),
+                    mark("end")
+                );
+                if replica.conn.execute_batch(&sql).is_err() {
+                    replica.sql("ROLLBACK");
+                }
+            }
+            6 => drop(replica.push()),
+            7 => drop(replica.pull()),
+            _ => sync(replica, &mut chance),
+        }
+        whole(&remote.path);
+    }
+    for round in 0.. {
+        assert!(round < 60, "no end");
+        replicas.iter().for_each(|r| sync(r, &mut chance));
+        if replicas.iter().all(|r| r.pending() == 0) {
+            break;
+        }
+    }
+    for replica in &replicas {
+        replica.pull().unwrap();
+    }
+    for replica in &replicas {
+        replica.pull().unwrap();
+        assert_eq!(replica.tables(), remote.tables());
+        whole(&replica.path);
+    }
+}
+
+/// Syncs; a conflict that stops it is resolved in some way.
+fn sync(replica: &Replica, chance: &mut Chance) {
+    let Err(e) = replica.sync() else { return };
+    assert_eq!(e.category, Category::Conflict, "{e:?}");
+    let conflicts = replica.engine.conflicts().unwrap();
+    let ways = [
+        Resolution::Retry,
+        Resolution::Overwrite,
+        Resolution::SetAside,
+        Resolution::Drop,
+    ];
+    let way = ways[chance.below(4) as usize];
+    let blocked = conflicts
+        .iter()
+        .find(|c| c.state != turso_sync::engine::ConflictState::SetAside);
+    let number = blocked.unwrap_or_else(|| panic!("{e:?} {conflicts:#?}")).txn_id;
+    if let Err(e) = run(&replica.engine, replica.engine.resolve_conflict(number, way)) {
+        assert!(e.category == Category::Conflict, "{way:?} {e:?} {conflicts:#?}");
+    }
+}
+
+/// A transaction is there with both its marks or not at all.
+fn whole(path: &std::path::Path) {
+    let torn = "SELECT count(*) FROM (SELECT transact FROM mark GROUP BY transact HAVING count(*) <> 2)";
+    assert_eq!(
+        plain(path)
+            .query_row(torn, [], |row| row.get::<_, i64>(0))
+            .unwrap(),
+        0
+    );
+}
+
+#[test]
+fn every_policy_converges_and_tears_no_transaction() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
+    let first: u64 = number("SEED").unwrap_or(1);
+    for seed in first..first + number("RUNS").unwrap_or(20) {
+        println!("SEED={seed} RUNS=1");
+        once(seed);
+    }
+}

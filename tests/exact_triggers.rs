@@ -1,0 +1,470 @@
+//! Triggers fire on the other side exactly as they did here: after a capture on a replica and a push to a remote equal
+//! to its base both hold the same, rows and counters made by triggers included; and so does a pull.
+
+mod capture_support;
+#[allow(unused)]
+mod replay_capture;
+
+use capture_support::{Replica, run};
+use proptest::prelude::*;
+use replay_capture::{dump, plain, push, push_statements, rebased, rebased_with};
+use turso_sync::error::Category;
+use turso_sync::replay::{Purpose, rebase_net};
+
+fn difference(a: &[String], b: &[String]) -> String {
+    let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
+    format!("{:#?}\n/\n{:#?}", only(a, b), only(b, a))
+}
+
+/// What is not as it should be after `statements` on a replica of `base`.
+fn trial(base: &str, statements: &[String]) -> Result<(), String> {
+    let replica = Replica::new(base);
+    let connection = replica.open();
+    for sql in statements {
+        let _ = connection.execute_batch(sql);
+    }
+    let _ = connection.execute_batch("COMMIT");
+    connection.close().unwrap();
+    let local = replica.plain();
+    let here = dump(&local);
+    let log = || replica.log().join("\n");
+    let check = |what: &str, there: Vec<String>| {
+        if there == here {
+            return Ok(());
+        }
+        let difference = difference(&here, &there);
+        Err(format!("{what}: {difference}\nlog:\n{}", log()))
+    };
+
+    let remote = plain(base);
+    let sent = push_statements(&local, &remote).map_err(|e| format!("{e}\n{}", log()))?;
+    push(&remote, &sent).map_err(|(s, e)| format!("push: {e}: {s:?}\n{}", log()))?;
+    check("push", dump(&remote))?;
+
+    let pulled = rebased(&local, base, 0).map_err(|e| format!("pull: {e}\n{}", log()))?;
+    check("pull", dump(&pulled))?;
+    let net = rebased_with(rebase_net, &local, base, 0).map_err(|e| format!("net: {e}\n{}", log()))?;
+    check("net effect", dump(&net))?;
+    let remote = plain(base);
+    let sent = push_statements(&pulled, &remote).map_err(|e| format!("{e}\n{}", log()))?;
+    push(&remote, &sent).map_err(|(s, e)| format!("push after pull: {e}: {s:?}\n{}", log()))?;
+    check("push after pull", dump(&remote))
+}
+
+fn exact(base: &str, statements: &[&str]) {
+    let statements: Vec<String> = statements.iter().map(|s| s.to_string()).collect();
+    if let Err(e) = trial(base, &statements) {
+        panic!("{e}\n{statements:#?}");
+    }
+}
+
+const LOG: &str = "CREATE TABLE log(id INTEGER PRIMARY KEY, what);";
+
+#[test]
+fn a_replace_fires_no_delete_triggers() {
+    for table in [
+        "t(id INTEGER PRIMARY KEY, a UNIQUE, b)",
+        "t(id TEXT PRIMARY KEY, a UNIQUE, b)",
+        "t(id TEXT PRIMARY KEY COLLATE NOCASE, a UNIQUE, b) WITHOUT ROWID",
+        "t(id UNIQUE, a UNIQUE, b)",
+        "t(id INTEGER PRIMARY KEY ON CONFLICT REPLACE, a UNIQUE ON CONFLICT REPLACE, b)",
+        "t(rowid, _rowid_ UNIQUE, oid, id UNIQUE, a UNIQUE, b)",
+    ] {
+        for recursive in [0, 1] {
+            // Where they do fire it is behind BEFORE INSERT triggers here, and before them there.
+            let before_insert = match recursive {
+                0 => {
+                    "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;"
+                }
+                _ => "",
+            };
+            let base = format!(
+                "{LOG} CREATE TABLE {table}; {before_insert}
+                 CREATE TRIGGER bd BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('bd' || old.id); END;
+                 CREATE TRIGGER ad AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('ad' || old.id); END;
+                 CREATE TRIGGER ai AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('ai' || new.id); END;
+                 CREATE TRIGGER au AFTER UPDATE ON t BEGIN INSERT INTO log(what) VALUES ('au' || new.id); END;
+                 INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4)"
+            );
+            exact(
+                &base,
+                &[
+                    &format!("PRAGMA recursive_triggers = {recursive}"),
+                    "REPLACE INTO t(id, a, b) VALUES (1, 1, 9)",
+                    "REPLACE INTO t(id, a, b) VALUES (1, 2, 9)",
+                    "INSERT OR REPLACE INTO t(id, a, b) VALUES (5, 5, 5), (5, 3, 6)",
+                    "UPDATE OR REPLACE t SET a = 2 WHERE id = 4",
+                    "UPDATE OR REPLACE t SET id = 5, a = 7 WHERE id = 4",
+                    "DELETE FROM t WHERE id = 5",
+                    "INSERT INTO t(id, a, b) VALUES (8, 8, 8)",
+                    "INSERT INTO t(id, a, b) VALUES (8, 9, 8)",
+                    "UPDATE t SET a = 8",
+                    "REPLACE INTO t(id, a, b) VALUES ('x', 20, 1), ('X', 20, 2), ('X', 21, 2)",
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_replace_in_a_trigger_of_a_view_fires_no_delete_triggers() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE); CREATE VIEW v AS SELECT * FROM t;
+         CREATE TRIGGER bd BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('bd' || old.id); END;
+         CREATE TRIGGER vi INSTEAD OF INSERT ON v BEGIN
+           DELETE FROM t WHERE id = new.id + 1; REPLACE INTO t VALUES (new.id, new.a);
+           DELETE FROM t WHERE a = 7; INSERT INTO t VALUES (70 + new.id, 7);
+         END;
+         INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4)"
+    );
+    exact(
+        &base,
+        &[
+            "INSERT INTO v VALUES (1, 3), (3, 4), (5, 5), (5, 3)",
+            "INSERT INTO v VALUES (9, 9)",
+        ],
+    );
+}
+
+#[test]
+fn foreign_key_actions_of_a_replace_stay() {
+    let base = format!(
+        "{LOG} CREATE TABLE p(id INTEGER PRIMARY KEY, a UNIQUE);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE);
+         CREATE TABLE d(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE SET NULL);
+         CREATE TRIGGER pd AFTER DELETE ON p BEGIN INSERT INTO log(what) VALUES ('pd' || old.id); END;
+         CREATE TRIGGER cd BEFORE DELETE ON c BEGIN INSERT INTO log(what) VALUES ('cd' || old.id); END;
+         CREATE TRIGGER du BEFORE UPDATE ON d BEGIN INSERT INTO log(what) VALUES ('du' || old.id); END;
+         INSERT INTO p VALUES (1, 1), (2, 2), (3, 3); INSERT INTO c VALUES (1, 1), (2, 2), (3, 3);
+         INSERT INTO d VALUES (1, 1), (2, 1), (3, 3)"
+    );
+    exact(
+        &base,
+        &[
+            "PRAGMA foreign_keys = ON",
+            "REPLACE INTO p VALUES (1, 2)",
+            "UPDATE OR REPLACE p SET id = 3 WHERE id = 1",
+            "DELETE FROM p",
+        ],
+    );
+}
+
+#[test]
+fn update_of_triggers_see_what_was_assigned() {
+    for table in [
+        "t(id INTEGER PRIMARY KEY, a, b, g AS (a) STORED)",
+        "t(id TEXT PRIMARY KEY, a, b, g AS (a)) WITHOUT ROWID",
+        "t(id, a, b)",
+    ] {
+        let base = format!(
+            "{LOG} CREATE TABLE {table}; CREATE VIEW v AS SELECT id, a, b FROM t;
+             CREATE TRIGGER ta AFTER UPDATE OF a ON t BEGIN INSERT INTO log(what) VALUES ('a' || old.a); END;
+             CREATE TRIGGER tb BEFORE UPDATE OF b, id ON t BEGIN INSERT INTO log(what) VALUES ('b' || old.b); END;
+             CREATE TRIGGER ti AFTER UPDATE OF id ON t BEGIN INSERT INTO log(what) VALUES ('i' || old.id); END;
+             CREATE TRIGGER tu AFTER UPDATE ON t BEGIN INSERT INTO log(what) VALUES ('u' || old.id); END;
+             CREATE TRIGGER vu INSTEAD OF UPDATE OF a ON v BEGIN UPDATE t SET a = new.a, id = new.id WHERE id = old.id; END;
+             INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2)"
+        );
+        let mut statements = vec![
+            "UPDATE t SET a = a",
+            "UPDATE t SET a = 1",
+            "UPDATE t SET a = a, b = 5 WHERE id = 1",
+            "UPDATE t SET a = 6, b = b WHERE id = 1",
+            "UPDATE t SET id = id",
+            "UPDATE t SET id = 7, a = a WHERE id = 2",
+            "UPDATE t SET (a, b) = (1, 1)",
+            "UPDATE v SET a = a",
+            "UPDATE v SET a = 4, b = 3",
+        ];
+        if table.contains("PRIMARY") {
+            statements.push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET a = a");
+            statements
+                .push("INSERT INTO t(id, a, b) VALUES (1, 1, 1) ON CONFLICT DO UPDATE SET b = b, a = 9");
+        }
+        if !table.contains("WITHOUT") {
+            statements.push("UPDATE t SET rowid = rowid");
+        }
+        exact(&base, &statements);
+    }
+}
+
+#[test]
+fn what_before_triggers_wrote_for_rows_that_stayed_arrives() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b NOT NULL CHECK (b <> 9));
+         CREATE TABLE n(x); CREATE VIEW v AS SELECT * FROM t;
+         CREATE TRIGGER la AFTER INSERT ON log BEGIN INSERT INTO n VALUES (new.what); END;
+         CREATE TRIGGER b1 BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('b1' || new.a); END;
+         CREATE TRIGGER b2 BEFORE INSERT ON t BEGIN
+           INSERT INTO log(what) VALUES ('b2' || new.a); SELECT RAISE(IGNORE) WHERE new.a % 3 = 0;
+           SELECT RAISE(FAIL, 'ten') WHERE new.a = 10; INSERT INTO log(what) VALUES ('late' || new.a);
+         END;
+         CREATE TRIGGER u1 BEFORE UPDATE ON t BEGIN
+           INSERT INTO log(what) VALUES ('u1' || old.a); SELECT RAISE(IGNORE) WHERE new.b = 3; END;
+         CREATE TRIGGER d1 BEFORE DELETE ON t BEGIN
+           INSERT INTO log(what) VALUES ('d1' || old.a); SELECT RAISE(IGNORE) WHERE old.b = 4; END;
+         CREATE TRIGGER a1 AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('a1' || new.a); END;
+         CREATE TRIGGER vi INSTEAD OF INSERT ON v BEGIN INSERT OR IGNORE INTO t VALUES (new.id, new.a, new.b);
+           UPDATE t SET b = b + 1; END;
+         INSERT INTO t VALUES (1, 1, 1), (2, 2, 2); DELETE FROM log; DELETE FROM n"
+    );
+    exact(
+        &base,
+        &[
+            "INSERT INTO t(a, b) VALUES (3, 1), (4, 1), (6, 1)",
+            "INSERT OR IGNORE INTO t(a, b) VALUES (7, 1), (1, 1), (8, NULL), (11, 9), (13, 4)",
+            "INSERT OR FAIL INTO t(a, b) VALUES (14, 1), (1, 1)",
+            "INSERT INTO t(a, b) VALUES (16, 1), (10, 1)",
+            "INSERT INTO t(a, b) VALUES (1, 1) ON CONFLICT (a) DO UPDATE SET b = 5",
+            "INSERT INTO t(a, b) VALUES (1, 1), (2, 2), (17, 3) ON CONFLICT DO NOTHING",
+            "INSERT INTO t(a, b) VALUES (1, 1), (2, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b + 1",
+            "UPDATE t SET b = b + 1",
+            "UPDATE OR IGNORE t SET a = 2, b = b - 1",
+            "UPDATE OR FAIL t SET a = 50",
+            "DELETE FROM t WHERE a > 1",
+            "INSERT INTO v VALUES (1, 1, 1), (20, 20, 2), (21, 21, 5)",
+        ],
+    );
+}
+
+#[test]
+fn a_half_way_returning_carries_what_was_done() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a);
+         CREATE TRIGGER b1 BEFORE INSERT ON t BEGIN
+           INSERT INTO log(what) VALUES ('b1' || new.a); SELECT RAISE(IGNORE) WHERE new.a % 3 = 0; END;"
+    );
+    let replica = Replica::new(&base);
+    let c = replica.open();
+    let mut s = capture_support::prepare(&c, "INSERT INTO t(a) VALUES (1), (3), (4), (6) RETURNING id");
+    s.step().unwrap();
+    drop(s);
+    // A trigger that the statement did not know when it was prepared.
+    let mut s = capture_support::prepare(&c, "INSERT INTO t(a) VALUES (10), (11)");
+    run(
+        &c,
+        "CREATE TRIGGER b0 BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('b0'); SELECT RAISE(IGNORE) WHERE new.a = 10; END",
+    );
+    s.execute().unwrap();
+    drop(s);
+    c.close().unwrap();
+    let local = replica.plain();
+    let remote = plain(&base);
+    let sent = push_statements(&local, &remote).unwrap();
+    push(&remote, &sent).unwrap();
+    assert_eq!(dump(&remote), dump(&local), "{:#?}", replica.log());
+}
+
+#[test]
+fn nested_triggers_of_the_same_table() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b, m);
+         CREATE TRIGGER b1 BEFORE UPDATE ON t BEGIN
+           INSERT INTO log(what) VALUES ('b1' || old.id || new.b); SELECT RAISE(IGNORE) WHERE new.b = 3; END;
+         CREATE TRIGGER a1 AFTER UPDATE OF b ON t BEGIN UPDATE t SET m = ifnull(m, 0) + 1 WHERE id >= new.id; END;
+         INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 1)"
+    );
+    for recursive in [0, 1] {
+        let recursive = format!("PRAGMA recursive_triggers = {recursive}");
+        exact(
+            &base,
+            &[
+                &recursive,
+                "UPDATE t SET b = b + 1",
+                "UPDATE t SET b = 3 WHERE id > 1",
+                "UPDATE t SET b = id",
+                "UPDATE OR IGNORE t SET a = 3, b = 5",
+            ],
+        );
+    }
+}
+
+/// The limits that `src/replay/mod.rs` names.
+#[test]
+fn known_limits() {
+    let limits: [(&str, &[&str]); 4] = [
+        (
+            "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;
+             CREATE TRIGGER ad AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('ad' || old.id); END;",
+            &["PRAGMA recursive_triggers = ON", "REPLACE INTO t VALUES (1, 5, 5)"],
+        ),
+        (
+            "CREATE TRIGGER td AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('t' || old.id); END;
+             CREATE TRIGGER cd AFTER DELETE ON c BEGIN INSERT INTO log(what) VALUES ('c' || old.id); END;",
+            &["PRAGMA foreign_keys = ON", "DELETE FROM t WHERE id = 1"],
+        ),
+        (
+            "CREATE TRIGGER bu BEFORE UPDATE ON t BEGIN UPDATE t SET b = new.a WHERE id = old.id; SELECT RAISE(IGNORE); END;",
+            &["UPDATE t SET a = 9 WHERE id = 1"],
+        ),
+        (
+            "CREATE VIEW v AS SELECT * FROM t;
+             CREATE TRIGGER vi INSTEAD OF UPDATE ON v BEGIN UPDATE t SET a = a; UPDATE t SET b = b; END;
+             CREATE TRIGGER ua AFTER UPDATE OF a ON t BEGIN INSERT INTO log(what) VALUES ('a' || old.id); END;",
+            &["UPDATE v SET a = 9 WHERE id = 1"],
+        ),
+    ];
+    for (triggers, statements) in limits {
+        let base = format!(
+            "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a, b);
+             CREATE TABLE c(id INTEGER PRIMARY KEY, t REFERENCES t ON DELETE CASCADE); {triggers}
+             INSERT INTO t VALUES (1, 1, 1), (2, 2, 2); INSERT INTO c VALUES (1, 1)"
+        );
+        let statements: Vec<String> = statements.iter().map(|s| s.to_string()).collect();
+        let difference = trial(&base, &statements).expect_err(triggers);
+        assert!(difference.starts_with("push: ["), "{difference}");
+    }
+}
+
+const RANDOM: &str = "
+CREATE TABLE log(id INTEGER PRIMARY KEY, what, n);
+-- Apart from the log, because actions run behind all triggers there, and before AFTER triggers here.
+CREATE TABLE actions(id INTEGER PRIMARY KEY, what, n);
+CREATE TABLE count(table_name PRIMARY KEY, n DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b CHECK (b <> 5), g AS (a) STORED);
+CREATE TABLE w(k TEXT COLLATE NOCASE PRIMARY KEY, a UNIQUE ON CONFLICT REPLACE, b) WITHOUT ROWID;
+CREATE TABLE n(a UNIQUE, b NOT NULL);
+CREATE TABLE c(id INTEGER PRIMARY KEY, t REFERENCES t ON DELETE CASCADE ON UPDATE CASCADE, x);
+CREATE TABLE d(id INTEGER PRIMARY KEY, t REFERENCES t ON DELETE SET NULL);
+CREATE VIEW v AS SELECT a, b FROM n;
+CREATE TRIGGER log1 AFTER INSERT ON log BEGIN UPDATE count SET n = n + 1 WHERE table_name = 'log'; END;
+CREATE TRIGGER log2 BEFORE INSERT ON log WHEN new.n = 4 BEGIN UPDATE count SET n = n + 10 WHERE table_name = 'log'; SELECT RAISE(IGNORE); END;
+CREATE TRIGGER t1 BEFORE INSERT ON t BEGIN INSERT INTO log(what, n) VALUES ('t1', new.b); SELECT RAISE(IGNORE) WHERE new.b = 3; END;
+CREATE TRIGGER t2 BEFORE INSERT ON t WHEN new.b > 1 BEGIN UPDATE count SET n = n + new.b WHERE table_name = 't'; SELECT RAISE(FAIL, 'six') WHERE new.b = 6; END;
+CREATE TRIGGER t3 AFTER INSERT ON t BEGIN INSERT INTO log(what, n) VALUES ('t3', new.id); END;
+CREATE TRIGGER t4 BEFORE UPDATE ON t BEGIN INSERT INTO log(what, n) VALUES ('t4', new.b); SELECT RAISE(IGNORE) WHERE new.b = 2; END;
+CREATE TRIGGER t5 AFTER UPDATE OF a ON t BEGIN INSERT INTO log(what, n) VALUES ('t5', new.a); END;
+CREATE TRIGGER t6 AFTER UPDATE OF id, b ON t BEGIN INSERT INTO log(what, n) VALUES ('t6', old.id); END;
+CREATE TRIGGER t7 BEFORE DELETE ON t BEGIN INSERT INTO log(what, n) VALUES ('t7', old.b); SELECT RAISE(IGNORE) WHERE old.b = 1; END;
+CREATE TRIGGER t8 AFTER DELETE ON t BEGIN INSERT INTO log(what, n) VALUES ('t8', old.id); END;
+CREATE TRIGGER w1 AFTER DELETE ON w BEGIN INSERT INTO log(what, n) VALUES ('w1', old.a); INSERT OR IGNORE INTO n VALUES (old.a, 1); END;
+CREATE TRIGGER w2 BEFORE UPDATE OF b ON w BEGIN INSERT INTO log(what, n) VALUES ('w2', new.a); END;
+CREATE TRIGGER n1 BEFORE INSERT ON n BEGIN INSERT INTO log(what, n) VALUES ('n1', new.a); END;
+CREATE TRIGGER n2 AFTER DELETE ON n BEGIN INSERT INTO log(what, n) VALUES ('n2', old.a); END;
+CREATE TRIGGER n3 AFTER UPDATE ON n BEGIN INSERT INTO log(what, n) VALUES ('n3', old.a); END;
+CREATE TRIGGER c1 AFTER DELETE ON c BEGIN INSERT INTO actions(what, n) VALUES ('c1', old.id); END;
+CREATE TRIGGER c2 AFTER UPDATE OF x ON c BEGIN INSERT INTO actions(what, n) VALUES ('c2', old.id); END;
+CREATE TRIGGER d1 AFTER UPDATE ON d BEGIN INSERT INTO actions(what, n) VALUES ('d1', old.id); END;
+CREATE TRIGGER v1 INSTEAD OF INSERT ON v BEGIN INSERT OR REPLACE INTO n VALUES (new.a, new.b);
+  INSERT OR IGNORE INTO t(a, b) VALUES (new.a, new.b); UPDATE w SET b = new.b WHERE a = new.a; DELETE FROM n WHERE b = 6; END;
+CREATE TRIGGER v2 INSTEAD OF UPDATE OF a ON v BEGIN UPDATE t SET a = a, b = new.b WHERE a = old.a; UPDATE n SET b = new.b; END;
+INSERT INTO count VALUES ('log', 0), ('t', 0);
+INSERT INTO t(id, a, b) VALUES (1, 1, 1), (2, 2, 2), (4, 4, 4);
+INSERT INTO w VALUES ('a', 1, 1), ('b', 2, 2);
+INSERT INTO n VALUES (1, 1), (2, 2);
+INSERT INTO c VALUES (1, 1, 1), (2, 2, 2), (3, 2, 2);
+INSERT INTO d VALUES (1, 1), (2, 2)";
+
+fn statement() -> impl Strategy<Value = String> {
+    let or = prop_oneof![
+        3 => Just(""), 3 => Just("OR REPLACE"), 2 => Just("OR IGNORE"), 1 => Just("OR FAIL"), 1 => Just("OR ROLLBACK")
+    ];
+    let key = prop_oneof![Just("'a'"), Just("'A'"), Just("'b'"), Just("'c'")];
+    (0..30usize, or, key, 0..8usize, 0..8usize, 0..8usize).prop_map(|(kind, or, key, i, j, k): (usize, &str, &str, usize, usize, usize)| match kind {
+        0..3 => format!("INSERT {or} INTO t(id, a, b) VALUES ({i}, {j}, {k}), ({j}, {k}, {i})"),
+        3 => format!("INSERT {or} INTO t(a, b) VALUES ({i}, {j}), ({k}, {i}), ({j}, {j})"),
+        4 => format!("INSERT INTO t(a, b) VALUES ({i}, {j}), ({k}, {i}) ON CONFLICT (a) DO UPDATE SET a = a, b = excluded.b + 1"),
+        5 => format!("INSERT INTO t(id, a, b) VALUES ({i}, {j}, {k}), ({j}, 8, 1) ON CONFLICT DO NOTHING"),
+        6 => format!("UPDATE {or} t SET a = {i} WHERE id >= {j}"),
+        7 => format!("UPDATE {or} t SET a = a, id = {i} WHERE id = {j}"),
+        8 => format!("UPDATE {or} t SET a = a + {i}, b = {j}"),
+        9 => format!("UPDATE {or} t SET b = b WHERE id > {i}"),
+        10 => "UPDATE t SET rowid = rowid, g = g".replace(", g = g", ""),
+        11 | 12 => format!("DELETE FROM t WHERE id >= {i} OR a = {j}"),
+        13 | 14 => format!("INSERT {or} INTO w VALUES ({key}, {i}, {j}), ('d', {k}, 1)"),
+        15 => format!("UPDATE {or} w SET k = upper(k), a = {i} WHERE a = {j}"),
+        16 => format!("UPDATE {or} w SET a = {i}, b = b"),
+        17 => format!("DELETE FROM w WHERE a > {i}"),
+        18 | 19 => format!("INSERT {or} INTO n VALUES ({i}, {j}), ({k}, nullif({i}, 1))"),
+        20 => format!("UPDATE {or} n SET a = {i}, b = {j} WHERE a >= {k}"),
+        21 => format!("DELETE FROM n WHERE a > {i}"),
+        22 => format!("INSERT {or} INTO v VALUES ({i}, {j}), ({k}, {i})"),
+        23 => format!("UPDATE v SET a = a, b = {i}"),
+        24 => format!("INSERT {or} INTO c VALUES ({i}, {j}, {k})"),
+        25 => format!("UPDATE c SET x = x WHERE id > {i}"),
+        26 => format!("INSERT {or} INTO d VALUES ({i}, {j})"),
+        27 => ["BEGIN", "COMMIT", "ROLLBACK"][i % 3].into(),
+        28 => "BEGIN".into(),
+        _ => "COMMIT".into(),
+    })
+}
+
+/// A push onto what others have made of the base leads where a pull leads, or the pull resolves what stopped it.
+fn meet(program: &[String], others: &[String]) -> Result<(), TestCaseError> {
+    let replica = Replica::new(RANDOM);
+    let connection = replica.open();
+    for sql in program {
+        let _ = connection.execute_batch(sql);
+    }
+    let _ = connection.execute_batch("COMMIT");
+    connection.close().unwrap();
+    let local = replica.plain();
+    let mut probe = plain(RANDOM);
+    let mut theirs = RANDOM.to_owned();
+    for sql in others
+        .iter()
+        .filter(|sql| !["BEGIN", "COMMIT", "ROLLBACK"].contains(&sql.as_str()))
+    {
+        if probe.execute_batch(sql).is_ok() {
+            theirs = format!("{theirs};\n{sql}");
+        } else {
+            // It may have left something behind.
+            probe = plain(&theirs);
+        }
+    }
+    let direct = plain(&theirs);
+    let pushed = push(&direct, &push_statements(&local, &plain(RANDOM)).unwrap());
+    let pulled = match rebased(&local, &theirs, 0) {
+        Ok(pulled) => pulled,
+        Err(e) => {
+            prop_assert_eq!(e.category, Category::Conflict);
+            prop_assert!(pushed.is_err(), "the pull fails ({}), the push does not", e);
+            return Ok(());
+        }
+    };
+    let context = || format!("theirs: {others:#?}\nlog:\n{}", replica.log().join("\n"));
+    match pushed {
+        Ok(()) => prop_assert!(
+            dump(&direct) == dump(&pulled),
+            "push, then pull: {}\n{}",
+            difference(&dump(&direct), &dump(&pulled)),
+            context()
+        ),
+        Err((statement, e)) => prop_assert!(statement.purpose == Purpose::Guard, "{e}\n{}", context()),
+    }
+    let remote = plain(&theirs);
+    if let Err((statement, e)) = push(&remote, &push_statements(&pulled, &remote).unwrap()) {
+        prop_assert!(false, "push after pull: {e} {statement:?}\n{}", context());
+    }
+    prop_assert!(
+        dump(&remote) == dump(&pulled),
+        "push after pull: {}\n{}",
+        difference(&dump(&remote), &dump(&pulled)),
+        context()
+    );
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_programs_arrive(foreign_keys: bool, program in proptest::collection::vec(statement(), 0..12)) {
+        let mut statements = vec![format!("PRAGMA foreign_keys = {}", u8::from(foreign_keys))];
+        statements.extend(program);
+        if let Err(e) = trial(RANDOM, &statements) {
+            prop_assert!(false, "{}", e);
+        }
+    }
+
+    #[test]
+    fn random_programs_meet_others(
+        foreign_keys: bool,
+        program in proptest::collection::vec(statement(), 0..8),
+        others in proptest::collection::vec(statement(), 0..8),
+    ) {
+        let mut statements = vec![format!("PRAGMA foreign_keys = {}", u8::from(foreign_keys))];
+        statements.extend(program);
+        meet(&statements, &others)?;
+    }
+}
