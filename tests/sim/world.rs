@@ -976,10 +976,10 @@ impl World {
             self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
             let op = engine.resolve_conflict(conflict.txn_id, resolution);
             self.nodes[at].start("resolve", op, |()| Outcome::Done);
-            if let Err(e) = self.drive(at)? {
-                if e.category != Category::Conflict {
-                    return Err(format!("node {at} cannot resolve: {e}"));
-                }
+            if let Err(e) = self.drive(at)?
+                && e.category != Category::Conflict
+            {
+                return Err(format!("node {at} cannot resolve: {e}"));
             }
             return Ok(true);
         }
