@@ -6,13 +6,10 @@ OUT     := target/release
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # A database of yours for the demo; empty = the sample database, or one that the demo makes.
 DB      ?=
-# How many programs `make model` and seeds `make sim` run; the model in how many threads and from which seed on, the
-# simulator with how many steps, or only one seed again.
-RUNS    ?=
+# How many programs `make model` runs, in how many threads, from which seed on.
+RUNS    ?= 200000
 JOBS    ?= 1
 FIRST   ?= 1
-STEPS   ?= 300
-SEED    ?=
 
 .PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench install examples static model deps clean
 
@@ -34,9 +31,9 @@ test-rust: ## Unit, property, integration, header and symbol tests
 test-c: build ## C contract tests and examples, under AddressSanitizer and valgrind
 	@sh tests/scripts/counted.sh c sh tests/scripts/c_tests.sh
 
-sim: ## Simulate replicas, network and disks (RUNS=1000 STEPS=300; SEED=n shows one run)
-	@SIM_STEPS=$(STEPS) $(if $(SEED),SIM_SEED=$(SEED) SIM_STORY=1,SIM_RUNS=$(or $(RUNS),1000)) \
-	  $(CARGO) test --features server --test sim -- --nocapture nothing_is_lost
+sim: export SIM_RUNS ?= 1000
+sim: ## Simulate replicas, network and disks (SIM_RUNS=1000 SIM_STEPS=300; SIM_SEED=n tells one run)
+	@$(if $(SIM_SEED),SIM_RUNS=1 SIM_STORY=1) $(CARGO) test --features server --test sim -- --nocapture nothing_is_lost
 
 test-crash: build ## kill -9 of a writing, pushing, pulling C program (KILLS=200)
 	@sh tests/scripts/counted.sh crash python3 tests/scripts/crash_loop.py
@@ -45,7 +42,7 @@ test-interop: build ## Official Python client and ours on one server
 	@sh tests/scripts/counted.sh interop sh tests/interop/run.sh
 
 model: ## Random programs on replicas against plain SQLite, with one seed each (RUNS=200000 JOBS=1 FIRST=1)
-	MODEL_RUNS=$(or $(RUNS),200000) MODEL_JOBS=$(JOBS) MODEL_FIRST=$(FIRST) \
+	MODEL_RUNS=$(RUNS) MODEL_JOBS=$(JOBS) MODEL_FIRST=$(FIRST) \
 	  $(CARGO) test --release --features server --test model -- --test-threads=1
 
 lint: ## Format and lint
