@@ -279,6 +279,55 @@ fn nested_triggers_of_the_same_table() {
     }
 }
 
+/// SQLite prepares a statement anew when the schema has changed.
+#[test]
+fn stale_statements_fire_triggers_like_others() {
+    for (returning, target) in [
+        ("", "v"),
+        (" RETURNING 1", "v"),
+        ("", "b"),
+        (" RETURNING x", "b"),
+        ("", "w"),
+    ] {
+        for (kind, first) in [
+            "",
+            "DELETE FROM d; ",
+            "SELECT 1; ",
+            "INSERT INTO e VALUES (new.x); ",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let base = format!(
+                "CREATE TABLE b(x); CREATE TABLE d(k INTEGER PRIMARY KEY, y); CREATE TABLE e(x);
+                 CREATE VIEW v AS SELECT x FROM b; CREATE VIEW w AS SELECT x FROM b;
+                 CREATE TRIGGER t INSTEAD OF INSERT ON v BEGIN {first}INSERT INTO d(y) VALUES (new.x); END;
+                 CREATE TRIGGER wt INSTEAD OF INSERT ON w BEGIN INSERT INTO v VALUES (new.x); END;
+                 CREATE TRIGGER bb BEFORE INSERT ON b BEGIN INSERT INTO e VALUES (-new.x); END;
+                 CREATE TRIGGER ba AFTER INSERT ON b BEGIN {first}INSERT INTO d(y) VALUES (new.x); END;
+                 INSERT INTO d(y) VALUES (0)"
+            );
+            let replica = Replica::new(&base);
+            let (connection, other) = (replica.open(), replica.open());
+            let sql = format!("INSERT INTO {target} VALUES (?1), (2){returning}");
+            let (mut statement, _) = connection.prepare(&sql).unwrap().unwrap();
+            statement.bind_integer(1, 6).unwrap();
+            for (i, ddl) in [&connection, &other, &connection].into_iter().enumerate() {
+                ddl.execute_batch(&format!("CREATE TABLE other{i}(a)")).unwrap();
+                while statement.step().unwrap() == turso_sync::capture::Step::Row {}
+                statement.reset(false).unwrap();
+            }
+            drop(statement);
+            let local = replica.plain();
+            let remote = plain(&base);
+            let sent = push_statements(&local, &remote).unwrap();
+            push(&remote, &sent).unwrap();
+            let log = replica.log().join("\n");
+            assert_eq!(dump(&remote), dump(&local), "{sql} ({kind})\n{log}");
+        }
+    }
+}
+
 /// The limits that `src/replay/mod.rs` names.
 #[test]
 fn known_limits() {

@@ -374,8 +374,11 @@ impl Session {
     }
 
     fn start_write(&mut self, id: usize) -> Result<()> {
-        let is_ddl = self.slot(id)?.ddl.is_some();
         let (db, hooks) = (self.db, Rc::clone(&self.hooks));
+        let slot = self.slot(id)?;
+        let is_ddl = slot.ddl.is_some();
+        let target = slot.work.step.as_ref().filter(|_| !is_ddl);
+        let of_view = target.is_some_and(|step| !db.has_table(&step.table));
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -387,12 +390,16 @@ impl Session {
             if was_autocommit {
                 capture.begin.run()?;
             }
-            if !is_ddl {
+            if !is_ddl && !of_view {
                 return Ok(None);
             }
             // The schema is read under the write lock: read before it, somebody else could change it in between.
             hooks.counters.hiding(db, || capture.lock.run())?;
-            Snapshot::take(db).map(Some)
+            if is_ddl {
+                Snapshot::take(db).map(Some)
+            } else {
+                Ok(None)
+            }
         });
         capture.implicit |= was_autocommit && !db.autocommit();
         if was_autocommit {
@@ -403,6 +410,25 @@ impl Session {
         self.set_active(id, true)?;
         self.slot(id)?.recursive = recursive;
         self.slot(id)?.schema = snapshot?;
+        if of_view { self.prepare_again(id) } else { Ok(()) }
+    }
+
+    /// Prepares a write of a view anew, under the write lock. If SQLite does it while it steps the statement, it does
+    /// not tell about triggers until one of them opens a table to write (3.53), and those of a view would be missed.
+    fn prepare_again(&mut self, id: usize) -> Result<()> {
+        let sql = self.statement(id)?.sql();
+        self.hooks.purpose.replace(Purpose::default());
+        let prepared = self.db.prepare_first(&sql, 0).map_err(|e| self.explained(e));
+        let purpose = self.hooks.purpose.take();
+        let (Some(mut fresh), _) = prepared? else {
+            return Err(Error::internal("a statement has lost its text"));
+        };
+        self.check_writes(&purpose)?;
+        fresh.take_bindings(self.statement(id)?)?;
+        let slot = self.slot(id)?;
+        slot.statement = Some(fresh);
+        slot.work = purpose.work;
+        slot.written = purpose.written;
         Ok(())
     }
 

@@ -174,6 +174,28 @@ impl Db {
         Ok((statement, used.min(sql.len())))
     }
 
+    /// True if `name` is a table, not a view, in any schema, as far as this connection knows.
+    pub fn has_table(self, name: &str) -> bool {
+        let Ok(name) = std::ffi::CString::new(name) else {
+            return false;
+        };
+        // SAFETY: the names are NUL-terminated or absent; what is not wanted may be NULL.
+        let rc = unsafe {
+            ffi::sqlite3_table_column_metadata(
+                self.0,
+                ptr::null(),
+                name.as_ptr(),
+                ptr::null(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+            )
+        };
+        rc == ffi::SQLITE_OK
+    }
+
     /// Prepares one of the library's own statements.
     pub fn prepare(self, sql: &str) -> Result<RawStatement> {
         let (statement, _) = self.prepare_first(sql, ffi::SQLITE_PREPARE_PERSISTENT)?;
@@ -236,6 +258,12 @@ impl RawStatement {
     pub fn was_prepared_again(&self) -> bool {
         // SAFETY: the statement is alive.
         unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_REPREPARE, 1) != 0 }
+    }
+
+    /// Moves the bindings of another statement with the same text here.
+    pub fn take_bindings(&mut self, from: &mut RawStatement) -> Result<()> {
+        // SAFETY: both statements are alive and of one connection.
+        self.check(unsafe { ffi::sqlite3_transfer_bindings(from.raw, self.raw) })
     }
 
     /// True for EXPLAIN and EXPLAIN QUERY PLAN.
