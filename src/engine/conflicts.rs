@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::pages::{Base, BaseHealth, ChangesWriter};
 use crate::replay::{
     Conflict, ConflictPolicy, ConflictState, Failure, Plan, Removal, Resolution, Restoring, conflicts,
-    is_transient,
 };
 
 impl Inner {
@@ -64,8 +63,8 @@ impl Inner {
     /// A change that the remote refuses although the replica has everything that the remote has. `Ok` if the push can
     /// go on.
     pub(super) fn handle_refusal(&self, failure: Failure, guard: &SyncGuard) -> Result<()> {
-        if is_transient(&failure.error) {
-            return Err(failure.error.retry());
+        if failure.error.retryable {
+            return Err(failure.error);
         }
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
         let overwrites = conflicts::overwriting(&conn)?.contains(&failure.txn_id);

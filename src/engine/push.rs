@@ -144,7 +144,7 @@ impl Inner {
                 Verdict::Moved => Some(Outcome::RemoteMoved),
                 Verdict::Refused(statement, error) => {
                     let failure = self.failure(&mut reader.generator, statement, error)?;
-                    if in_doubt && !is_transient(&failure.error) {
+                    if in_doubt && !failure.error.retryable {
                         in_doubt = !self.raise_fence(reader.fence_request()?).await?;
                     }
                     Some(match in_doubt {
@@ -245,8 +245,12 @@ impl Inner {
         statement: &ReplayStatement,
         error: &StmtError,
     ) -> Result<Failure> {
-        let mut refused = statement.failed(Error::from(error.clone())).context("push");
-        if !is_transient(&refused) {
+        let error = Error::from(error.clone());
+        let transient = is_transient(&error);
+        let mut refused = statement.failed(error).context("push");
+        if transient {
+            refused = refused.retry();
+        } else {
             (refused.category, refused.code) = (Category::Conflict, Code::Constraint);
         }
         refused

@@ -230,14 +230,30 @@ impl<'a> Rebase<'a> {
         Ok(())
     }
 
-    /// From now on the records have the layout of these tables, given by their CREATE statements.
-    pub(super) fn set_local_tables<'b>(&mut self, tables: impl Iterator<Item = &'b str>) -> Result<()> {
+    /// From now on the tables are those that `changes` were made on, each given by its CREATE statement. What they
+    /// create or rename themselves comes when they are executed.
+    pub(super) fn set_local_tables(&mut self, changes: &[(LogEntry, Option<String>)]) -> Result<()> {
         self.local = Connection::open_in_memory()?;
-        for sql in tables {
-            // Later statements of the same table are the table after a change that is executed here, too.
-            let _ = self.local.execute_batch(sql);
-        }
+        self.local.execute_batch("PRAGMA foreign_keys = OFF")?;
         self.local_tables.invalidate();
+        let mut known = HashSet::new();
+        for (entry, sql) in changes {
+            let (name, made) = match Ddl::decode(entry) {
+                Ok(Some(Ddl::Create(row))) if entry.table == SCHEMA_TABLE => (row.name, None),
+                Ok(Some(Ddl::Drop(row))) if entry.table == SCHEMA_TABLE => (row.name, None),
+                Ok(Some(Ddl::Alter { before, after, .. })) if entry.table == SCHEMA_TABLE => {
+                    (before.name, Some(after.name))
+                }
+                _ => (entry.table.clone(), None),
+            };
+            if known.insert(name.to_lowercase())
+                && let Some(sql) = sql
+            {
+                // One that needs something of the application only is left out.
+                let _ = self.local.execute_batch(sql);
+            }
+            known.extend(made.map(|name| name.to_lowercase()));
+        }
         Ok(())
     }
 
