@@ -39,6 +39,8 @@ enum Outcome {
     RemoteMoved,
     /// The remote refused a change.
     Refused(Box<Failure>),
+    /// The remote's row is not the one that a change is about.
+    Guarded(Box<Failure>),
 }
 
 /// The remote's answer to a batch.
@@ -81,6 +83,7 @@ impl Inner {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
         let mut last = Error::busy("other clients keep changing the remote under this push; repeat it later");
         let mut rebases = 0;
+        let mut unexplained = None;
         while rebases < MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
@@ -93,6 +96,15 @@ impl Inner {
                 Outcome::RemoteMoved => {
                     rebases += 1;
                     self.pull_now(guard).await?;
+                }
+                // Somebody has changed the row. If a second look finds nothing, triggers over there write something else.
+                Outcome::Guarded(failure) => {
+                    let first = unexplained.replace(failure.change_id) != Some(failure.change_id);
+                    if self.pull_now(guard).await? || first {
+                        rebases += 1;
+                    } else {
+                        self.handle_refusal(*failure, guard)?;
+                    }
                 }
                 // Over the newest state of the remote it may pass, or be a conflict that a rebase finds.
                 Outcome::Refused(failure) => {
@@ -147,9 +159,10 @@ impl Inner {
                     if in_doubt && !failure.error.retryable {
                         in_doubt = !self.raise_fence(reader.fence_request()?).await?;
                     }
-                    Some(match in_doubt {
-                        false => Outcome::Refused(Box::new(failure)),
-                        true => Outcome::RemoteMoved,
+                    Some(match (in_doubt, statement.purpose) {
+                        (false, Purpose::Guard) => Outcome::Guarded(Box::new(failure)),
+                        (false, Purpose::Change) => Outcome::Refused(Box::new(failure)),
+                        (true, _) => Outcome::RemoteMoved,
                     })
                 }
             };
@@ -247,6 +260,14 @@ impl Inner {
     ) -> Result<Failure> {
         let error = Error::from(error.clone());
         let transient = is_transient(&error);
+        let error = match statement.purpose {
+            Purpose::Guard if !transient => Error::new(
+                Category::Conflict,
+                Code::Constraint,
+                "the row is not on the remote as it is here; triggers may write something else there",
+            ),
+            _ => error,
+        };
         let mut refused = statement.failed(error).context("push");
         if transient {
             refused = refused.retry();
@@ -391,7 +412,6 @@ impl Batch {
             return Err(if is_transient(&e) { e.retry() } else { e });
         }
         match step.checked_sub(self.first).and_then(|i| self.statements.get(i)) {
-            Some(statement) if statement.purpose == Purpose::Guard => Ok(Verdict::Moved),
             Some(statement) => Ok(Verdict::Refused(statement, error)),
             None if step + 1 == self.first => Ok(Verdict::Moved),
             None => Err(Error::from(error.clone()).context("push")),
