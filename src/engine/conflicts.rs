@@ -3,11 +3,10 @@
 use super::lock::SyncGuard;
 use super::{BUSY_TIMEOUT, Inner, base_state};
 use crate::capture::state;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pages::{Base, BaseHealth, ChangesWriter};
 use crate::replay::{
     Conflict, ConflictPolicy, ConflictState, Failure, Plan, Removal, Resolution, Restoring, conflicts,
-    is_transient,
 };
 
 impl Inner {
@@ -24,7 +23,7 @@ impl Inner {
             .any(|c| c.state == ConflictState::Blocked))
     }
 
-    pub(super) fn resolve_conflict(
+    pub(super) async fn resolve_conflict(
         &self,
         txn_id: i64,
         resolution: Resolution,
@@ -34,7 +33,7 @@ impl Inner {
         let state = conflicts::state_of(&conn, txn_id)?.ok_or_else(|| conflicts::unknown(txn_id))?;
         if state == ConflictState::SetAside {
             drop(conn);
-            return self.resolve_set_aside(txn_id, resolution, guard);
+            return self.resolve_set_aside(txn_id, resolution, guard).await;
         }
         let failure = conflicts::failure_of(&conn, txn_id)?.ok_or_else(|| conflicts::unknown(txn_id))?;
         drop(conn);
@@ -45,12 +44,12 @@ impl Inner {
             Resolution::Overwrite => self.overwrite(&failure),
             Resolution::SetAside | Resolution::Drop => {
                 let keep = resolution == Resolution::SetAside;
-                self.take_out(Removal { failure, keep }, guard)
+                self.take_out(Removal { failure, keep }, guard).await
             }
         }
     }
 
-    fn resolve_set_aside(&self, txn_id: i64, resolution: Resolution, guard: &SyncGuard) -> Result<()> {
+    async fn resolve_set_aside(&self, txn_id: i64, resolution: Resolution, guard: &SyncGuard) -> Result<()> {
         let overwrite = match resolution {
             Resolution::SetAside => return Ok(()),
             Resolution::Drop => {
@@ -60,26 +59,21 @@ impl Inner {
             Resolution::Overwrite => true,
         };
         let restore = Some(Restoring { txn_id, overwrite });
-        self.rearrange(
-            Plan {
-                restore,
-                ..self.plan()
-            },
-            guard,
-        )
+        let plan = self.plan();
+        self.rearrange(Plan { restore, ..plan }, guard).await
     }
 
     /// A change that the remote refuses although the replica has everything that the remote has. `Ok` if the push can
     /// go on.
-    pub(super) fn handle_refusal(&self, failure: Failure, guard: &SyncGuard) -> Result<()> {
-        if is_transient(&failure.error) {
-            return Err(failure.error.retry());
+    pub(super) async fn handle_refusal(&self, failure: Failure, guard: &SyncGuard) -> Result<()> {
+        if failure.error.retryable {
+            return Err(failure.error);
         }
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
         let overwrites = conflicts::overwriting(&conn)?.contains(&failure.txn_id);
         drop(conn);
         match self.opts.conflict_policy {
-            ConflictPolicy::SetAside => self.take_out(Removal { failure, keep: true }, guard),
+            ConflictPolicy::SetAside => self.take_out(Removal { failure, keep: true }, guard).await,
             ConflictPolicy::Overwrite if !overwrites => self.overwrite(&failure),
             _ => {
                 self.note_blocked(std::slice::from_ref(&failure), self.environment.unix_time())?;
@@ -95,24 +89,17 @@ impl Inner {
         })
     }
 
-    fn take_out(&self, removal: Removal, guard: &SyncGuard) -> Result<()> {
+    async fn take_out(&self, removal: Removal, guard: &SyncGuard) -> Result<()> {
         let remove = Some(removal);
-        self.rearrange(
-            Plan {
-                remove,
-                ..self.plan()
-            },
-            guard,
-        )
+        let plan = self.plan();
+        self.rearrange(Plan { remove, ..plan }, guard).await
     }
 
-    /// Makes the local state anew over the base that is here.
-    fn rearrange(&self, plan: Plan, guard: &SyncGuard) -> Result<()> {
+    /// Makes the local state anew over the base that is here, or, if it is lost, over a new one.
+    async fn rearrange(&self, plan: Plan, guard: &SyncGuard) -> Result<()> {
         let (state, health) = self.base(guard)?;
         if health != BaseHealth::Intact {
-            return Err(Error::busy(
-                "the replica's base must be fetched again: pull, then resolve the conflict",
-            ));
+            return self.pull_lost_base(guard, plan).await;
         }
         let nothing = ChangesWriter::create(&self.files.changes)?.finish(state.base_pages)?;
         let base = Base::Known(base_state(&state));

@@ -219,12 +219,12 @@ impl DatabaseSyncEngine {
         self.inner.conflicts()
     }
 
-    /// Resolves the conflict `txn_id`. Needs no network. An error of category `Conflict` if a transaction that was set
+    /// Resolves the conflict `txn_id`. Needs no network unless the base was lost. An error of category `Conflict` if a transaction that was set
     /// aside still does not fit; it stays set aside then.
     pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
         self.operation(move |inner| async move {
             let guard = inner.lock()?;
-            inner.resolve_conflict(txn_id, resolution, &guard)?;
+            inner.resolve_conflict(txn_id, resolution, &guard).await?;
             inner.leave(guard);
             Ok(())
         })

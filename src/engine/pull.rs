@@ -10,6 +10,7 @@ use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
 use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
+use crate::replay::Plan;
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
 pub struct DbChangesStatus {
@@ -155,7 +156,22 @@ impl Inner {
         }
     }
 
+    /// The same with another plan, after the base was lost. There is always something to apply then.
+    pub(super) async fn pull_lost_base(&self, guard: &SyncGuard, plan: Plan) -> Result<()> {
+        match self.download_changes(self.base(guard)?, 0).await? {
+            Some(changes) => self.apply_with(changes, guard, plan).await,
+            None => Err(Error::busy(
+                "the remote has nothing to make a base of; repeat this later",
+            )),
+        }
+    }
+
     pub(super) async fn apply(&self, downloaded: DbChangesStatus, guard: &SyncGuard) -> Result<()> {
+        let plan = self.plan();
+        self.apply_with(downloaded, guard, plan).await
+    }
+
+    async fn apply_with(&self, downloaded: DbChangesStatus, guard: &SyncGuard, plan: Plan) -> Result<()> {
         if !Arc::ptr_eq(&downloaded.slot.0, &self.download_taken) {
             return Err(Error::misuse("these changes were downloaded for another replica"));
         }
@@ -172,7 +188,6 @@ impl Inner {
             false => Base::Known(base_state(&state)),
             true => Base::Lost { epoch: state.epoch },
         };
-        let plan = self.plan();
         self.rebuild(base, &state, &downloaded.changes, &downloaded.revision, &plan)?;
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
         drop(downloaded);

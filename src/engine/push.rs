@@ -37,8 +37,14 @@ enum Outcome {
     Done,
     /// The remote is not as this replica believes; a pull will tell more.
     RemoteMoved,
-    /// The remote refused a change.
-    Refused(Box<Failure>),
+    /// The remote refused the COMMIT of several transactions: which one is to blame?
+    CommitRefused,
+    /// The remote refused a change, or its row is not the one that the change is about.
+    Refused {
+        failure: Box<Failure>,
+        /// How often in a row the same change must fail until no pull is expected to help.
+        patience: u32,
+    },
 }
 
 /// The remote's answer to a batch.
@@ -46,6 +52,7 @@ enum Verdict<'a> {
     Committed,
     Moved,
     Refused(&'a ReplayStatement, &'a StmtError),
+    CommitRefused,
 }
 
 /// One request: whole transactions, and what to make of an error in one of its steps.
@@ -86,11 +93,13 @@ impl Inner {
         }
         let mut last = Error::busy("other clients keep changing the remote under this push; repeat it later");
         let mut rebases = 0;
-        let mut refused = None;
+        // The change that stopped the push last, and how often in a row.
+        let (mut stopped_at, mut times) = (0, 0);
+        let mut one_at_a_time = false;
         while rebases < MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
-                BaseHealth::Intact => self.push_once(&state).await?,
+                BaseHealth::Intact => self.push_once(&state, one_at_a_time).await?,
                 // Without the base, nobody knows the schema that the oldest pending change had.
                 _ => Outcome::RemoteMoved,
             };
@@ -100,14 +109,19 @@ impl Inner {
                     rebases += 1;
                     self.pull_now(guard).await?;
                 }
+                Outcome::CommitRefused => one_at_a_time = true,
                 // Over the newest state of the remote it may pass, or be a conflict that a rebase finds.
-                Outcome::Refused(failure) => {
-                    let again = refused.replace(failure.change_id) == Some(failure.change_id);
-                    if !again && self.pull_now(guard).await? {
+                Outcome::Refused { failure, patience } => {
+                    times = match stopped_at == failure.change_id {
+                        true => times + 1,
+                        false => 1,
+                    };
+                    stopped_at = failure.change_id;
+                    if times < patience && self.pull_now(guard).await? {
                         rebases += 1;
                         last = failure.error;
                     } else {
-                        self.handle_refusal(*failure, guard)?;
+                        self.handle_refusal(*failure, guard).await?;
                         rebases = 0;
                     }
                 }
@@ -116,7 +130,7 @@ impl Inner {
         Err(last)
     }
 
-    async fn push_once(&self, state: &ReplicaState) -> Result<Outcome> {
+    async fn push_once(&self, state: &ReplicaState, one_at_a_time: bool) -> Result<Outcome> {
         let (acknowledged, fence) = self.ask_watermark(state).await?;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
@@ -128,6 +142,7 @@ impl Inner {
             overwriting: HashSet::new(),
             header: state.header,
             operations: match self.opts.push_operations_threshold {
+                _ if one_at_a_time => 1,
                 0 => DEFAULT_OPERATIONS,
                 n => n,
             },
@@ -150,8 +165,13 @@ impl Inner {
                 let not_done = match verdict {
                     Verdict::Refused(statement, error) => {
                         let failure = self.failure(&mut reader.generator, statement, error)?;
-                        Outcome::Refused(Box::new(failure))
+                        Outcome::Refused {
+                            failure: Box::new(failure),
+                            // A guard may fail for other reasons the next time: others go on writing.
+                            patience: if statement.purpose == Purpose::Guard { 3 } else { 2 },
+                        }
                     }
+                    Verdict::CommitRefused => Outcome::CommitRefused,
                     _ => Outcome::RemoteMoved,
                 };
                 let (acknowledged, fence) = (reader.acknowledged, reader.fence_request()?);
@@ -185,8 +205,8 @@ impl Inner {
         outcome: Outcome,
         fence: (Vec<u8>, usize),
     ) -> Result<Outcome> {
-        if let Outcome::Refused(failure) = &outcome
-            && is_transient(&failure.error)
+        if let Outcome::Refused { failure, .. } = &outcome
+            && failure.error.retryable
         {
             // Nothing will become of them but another attempt.
             return Ok(outcome);
@@ -264,8 +284,20 @@ impl Inner {
         statement: &ReplayStatement,
         error: &StmtError,
     ) -> Result<Failure> {
-        let mut refused = statement.failed(Error::from(error.clone())).context("push");
-        if !is_transient(&refused) {
+        let error = Error::from(error.clone());
+        let transient = is_transient(&error);
+        let error = match statement.purpose {
+            Purpose::Guard if !transient => Error::new(
+                Category::Conflict,
+                Code::Constraint,
+                "the row is not on the remote as it is here; triggers may write something else there",
+            ),
+            _ => error,
+        };
+        let mut refused = statement.failed(error).context("push");
+        if transient {
+            refused = refused.retry();
+        } else {
             (refused.category, refused.code) = (Category::Conflict, Code::Constraint);
         }
         refused
@@ -406,9 +438,17 @@ impl Batch {
             return Err(if is_transient(&e) { e.retry() } else { e });
         }
         match step.checked_sub(self.first).and_then(|i| self.statements.get(i)) {
-            Some(statement) if statement.purpose == Purpose::Guard => Ok(Verdict::Moved),
             Some(statement) => Ok(Verdict::Refused(statement, error)),
             None if step + 1 == self.first => Ok(Verdict::Moved),
+            // A deferred constraint. Only one transaction can be blamed for it.
+            None if step + 2 == self.steps && !is_transient(&Error::from(error.clone())) => {
+                match (self.statements.first(), self.statements.last()) {
+                    (Some(first), Some(last)) if first.txn_id == last.txn_id => {
+                        Ok(Verdict::Refused(last, error))
+                    }
+                    _ => Ok(Verdict::CommitRefused),
+                }
+            }
             None => Err(Error::from(error.clone()).context("push")),
         }
     }

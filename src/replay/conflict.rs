@@ -280,6 +280,7 @@ pub(super) fn judged(error: Error) -> Error {
 }
 
 /// True if repeating the request later may help: the remote is busy, full or broken, and did not judge the change.
+/// `error` must be in the remote's own words: a table may be named `busy`.
 pub fn is_transient(error: &Error) -> bool {
     if error.retryable || error.code == Code::Busy {
         return true;
@@ -297,7 +298,14 @@ pub fn is_transient(error: &Error) -> bool {
                 | ffi::SQLITE_FULL
                 | ffi::SQLITE_CANTOPEN
                 | ffi::SQLITE_PROTOCOL
+                | ffi::SQLITE_INTERNAL
+                | ffi::SQLITE_PERM
+                | ffi::SQLITE_ABORT
+                | ffi::SQLITE_NOTADB
         );
+    }
+    if ConflictKind::of(error) != ConflictKind::Other {
+        return false;
     }
     let message = error.message.to_ascii_lowercase();
     let words = [
@@ -309,6 +317,11 @@ pub fn is_transient(error: &Error) -> bool {
         "interrupted",
         "i/o error",
         "is full",
+        "no space left",
+        "timeout",
+        "timed out",
+        "timed-out",
+        "not a database",
     ];
     words.iter().any(|word| message.contains(word))
 }

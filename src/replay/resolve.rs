@@ -194,8 +194,7 @@ impl Resolving<'_> {
             entry.txn_id = txn_id;
             entry.change_id = id;
         }
-        self.rebase
-            .set_local_tables(changes.iter().filter_map(|(_, sql)| sql.as_deref()))?;
+        self.rebase.set_local_tables(&changes)?;
         let entries: Vec<LogEntry> = changes.into_iter().map(|(entry, _)| entry).collect();
         match self.attempt(&entries, restoring.overwrite)? {
             Ok(_) => {
