@@ -33,6 +33,10 @@
 //!   suppresses here, fires there.
 //! * A trigger with several UPDATE steps of one table is taken to assign all their columns in each, where its changes
 //!   are replayed as a statement's own. Likewise an UPDATE whose foreign-key actions write its own table.
+//! * A conflict clause of a statement (`INSERT OR IGNORE`) overrides those in the bodies of the triggers that it fires.
+//!   It is not in the log: there the bodies have their own.
+//! * Likewise the other way round: changes of a table with `ON CONFLICT REPLACE`, `IGNORE` or `ROLLBACK` travel as
+//!   `INSERT OR ABORT` and `UPDATE OR ABORT`, which overrides the clauses in the bodies of its triggers there.
 //! * A row that moves to another rowid, and has no other name, is deleted and inserted.
 
 mod cascade;

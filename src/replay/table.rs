@@ -67,7 +67,8 @@ pub(super) struct Table {
     pub delete_triggers: bool,
     /// It may have UPDATE OF triggers.
     pub update_of_triggers: bool,
-    /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`); statements must override that.
+    /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`) or end the transaction (`ROLLBACK`); statements
+    /// must override that.
     pub own_conflict_clause: bool,
     pub foreign_keys: Vec<ForeignKey>,
     /// Set for a virtual table; its rows are known by their number alone.
@@ -132,7 +133,7 @@ impl Table {
             .collect();
         Ok(Some(Table {
             foreign_keys: foreign_keys(conn, &name, &columns)?,
-            own_conflict_clause: sql.to_ascii_lowercase().contains("conflict"),
+            own_conflict_clause: resolves_conflicts(&sql),
             name,
             columns,
             key,
@@ -181,6 +182,18 @@ impl Table {
                 .zip(&other.columns)
                 .all(|(a, b)| a.name.eq_ignore_ascii_case(&b.name))
     }
+}
+
+/// True if the CREATE TABLE statement `sql` may have an ON CONFLICT clause other than ABORT and FAIL. To a statement of one
+/// row these two are the same, and it better has no clause: it would override those in the bodies of triggers.
+fn resolves_conflicts(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    let fails = |rest: &str| {
+        ["abort", "fail"]
+            .iter()
+            .any(|word| rest.trim_start().starts_with(word))
+    };
+    sql.split("conflict").skip(1).any(|rest| !fails(rest))
 }
 
 /// Name as spelled in the schema, and text, of the table `name`.
