@@ -351,7 +351,11 @@ fn a_constraint_that_fails_leaves_the_clauses_of_triggers_alone() {
 /// The limits that `src/replay/mod.rs` names.
 #[test]
 fn known_limits() {
-    let limits: [(&str, &[&str]); 6] = [
+    let limits: [(&str, &[&str]); 7] = [
+        (
+            "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES (new.id); END;",
+            &["INSERT INTO t(a) VALUES (7)"],
+        ),
         (
             "CREATE TRIGGER bi BEFORE INSERT ON t BEGIN INSERT INTO log(what) VALUES ('bi' || new.id); END;
              CREATE TRIGGER ad AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('ad' || old.id); END;",

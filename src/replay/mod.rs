@@ -37,6 +37,7 @@
 //!   It is not in the log: there the bodies have their own.
 //! * Likewise the other way round: changes of a table with `ON CONFLICT REPLACE`, `IGNORE` or `ROLLBACK` travel as
 //!   `INSERT OR ABORT` and `UPDATE OR ABORT`, which overrides the clauses in the bodies of its triggers there.
+//! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid.
 //! * A row that moves to another rowid, and has no other name, is deleted and inserted.
 
 mod cascade;
