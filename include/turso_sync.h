@@ -805,7 +805,8 @@ turso_status_code_t turso_sync_conflicts_get(const turso_sync_conflicts_t *confl
 TURSO_API void turso_sync_conflicts_deinit(const turso_sync_conflicts_t *conflicts);
 
 /**
- * Begins to resolve the conflict with the number `conflict`. Needs no network. Result: none. Not part of the SDK kit
+ * Begins to resolve the conflict with the number `conflict`. Needs the network only if the
+ * replica's base was lost (somebody else wrote its files). Result: none. Not part of the SDK kit
  * of Turso.
  *
  * `resolution` is a value of `turso_sync_conflict_resolution_t`; the call itself is MISUSE for others. The operation

@@ -106,7 +106,8 @@ pub unsafe extern "C" fn turso_sync_conflicts_deinit(conflicts: *const turso_syn
     unsafe { turso_sync_conflicts_t::release(conflicts) }
 }
 
-/// Begins to resolve the conflict with the number `conflict`. Needs no network. Result: none. Not part of the SDK kit
+/// Begins to resolve the conflict with the number `conflict`. Needs the network only if the
+/// replica's base was lost (somebody else wrote its files). Result: none. Not part of the SDK kit
 /// of Turso.
 ///
 /// `resolution` is a value of `turso_sync_conflict_resolution_t`; the call itself is MISUSE for others. The operation
