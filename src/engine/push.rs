@@ -22,7 +22,8 @@ use crate::pages::BaseHealth;
 use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
 use crate::record::Value;
 use crate::replay::{
-    Failure, Purpose, PushGenerator, ReplayStatement, Transactions, conflicts, is_transient,
+    ConflictOperation, Failure, Purpose, PushGenerator, ReplayStatement, Transactions, conflicts,
+    is_transient,
 };
 
 /// Row changes after which a new request starts, unless configured.
@@ -119,7 +120,9 @@ impl Inner {
                     stopped_at = failure.change_id;
                     if times < patience && self.pull_now(guard).await? {
                         rebases += 1;
-                        last = failure.error;
+                        if patience < u32::MAX {
+                            last = failure.error;
+                        }
                     } else {
                         self.handle_refusal(*failure, guard).await?;
                         rebases = 0;
@@ -166,9 +169,14 @@ impl Inner {
                     Verdict::Refused(statement, error) => {
                         let failure = self.failure(&mut reader.generator, statement, error)?;
                         Outcome::Refused {
+                            patience: match (statement.purpose, failure.operation) {
+                                (Purpose::Change, _) => 2,
+                                // Others take the rowids; a rebase finds another one each time.
+                                (Purpose::Guard, ConflictOperation::Insert) => u32::MAX,
+                                // A row that others have changed is an insert after the rebase.
+                                (Purpose::Guard, _) => 3,
+                            },
                             failure: Box::new(failure),
-                            // A guard may fail for other reasons the next time: others go on writing.
-                            patience: if statement.purpose == Purpose::Guard { 3 } else { 2 },
                         }
                     }
                     Verdict::CommitRefused => Outcome::CommitRefused,
