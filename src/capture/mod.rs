@@ -10,11 +10,12 @@
 //! | `virtual_table`, `module` | from what virtual tables store to their rows |
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
-//! | `authorizer` | what is refused |
+//! | `authorizer`, `attach` | what is refused |
 //! | `ignored` | tables that stay local |
 //! | `log`, `state` | the local tables: change log, and what the replica knows about itself |
 //! | `sqlite` | the C interface |
 
+mod attach;
 mod authorizer;
 mod buffer;
 mod connection;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use rusqlite::ffi;
 
+use crate::capture::attach;
 use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_new_name, vacuum};
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
@@ -443,7 +444,7 @@ impl Session {
         match kind {
             Kind::Write if !row => self.writer_ended(true, counted)?,
             Kind::Read if !row && self.slot(id)?.sets_recursion => self.read_recursion()?,
-            Kind::Attach if !row => self.refuse_own_file()?,
+            Kind::Attach if !row => self.hooks.as_internal(|| attach::refuse_own_file(self.db))?,
             Kind::Rollback | Kind::RollbackTo => self.forget_schema(),
             _ => {}
         }
@@ -728,30 +729,6 @@ impl Session {
         self.capture = None;
         self.db.close()
     }
-
-    /// ATTACH may have opened the replica itself under another name, where nothing is captured.
-    fn refuse_own_file(&mut self) -> Result<()> {
-        let db = self.db;
-        Rc::clone(&self.hooks).as_internal(|| {
-            let mut list = db.prepare("PRAGMA database_list")?;
-            let mut files = Vec::new();
-            while list.step()? {
-                files.push((list.text(1), list.text(2)));
-            }
-            drop(list);
-            let own = files.iter().find(|(name, _)| name == "main").and_then(|(_, file)| identity(file));
-            for (name, file) in files.iter().filter(|(name, _)| name != "main" && name != "temp") {
-                if own.is_some() && identity(file) == own {
-                    db.execute(&format!("DETACH {}", crate::capture::sqlite::quoted(name)))?;
-                    return Err(refused(
-                        "a replica cannot be attached to itself, because changes through the second name would not \
-                         be captured; use schema main",
-                    ));
-                }
-            }
-            Ok(())
-        })
-    }
 }
 
 impl Capture {
@@ -809,17 +786,4 @@ fn half_way() -> Error {
 
 fn refused(reason: impl Into<String>) -> Error {
     Error::new(Category::Usage, Code::Error, reason)
-}
-
-/// What is equal for two paths of one file.
-fn identity(path: &str) -> Option<impl PartialEq + use<>> {
-    let path = std::fs::canonicalize(path).ok()?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    }
-    #[cfg(not(unix))]
-    Some(path)
 }

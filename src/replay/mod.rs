@@ -46,6 +46,7 @@ pub mod conflicts;
 mod ddl;
 mod generator;
 mod local;
+mod moved;
 mod net;
 mod push;
 mod rebase;

@@ -13,6 +13,7 @@ use crate::replay::conflict::{ConflictKind, Failure};
 use crate::replay::conflicts::{self, Kept, key_json, row_json};
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
 use crate::replay::generator::{Generator, RowChange, Set, count_rows};
+use crate::replay::moved::{Moved, free_rowid};
 use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::touched::Touched;
@@ -138,42 +139,6 @@ fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
     let is_virtual = |row: &&SchemaRow| row.sql.starts_with("CREATE VIRTUAL");
     let (virtual_tables, rest): (Vec<_>, Vec<_>) = tables.values().partition(is_virtual);
     mirror_of(rest.into_iter().chain(virtual_tables))
-}
-
-/// Where rows without a key have got to. Rows that kept their rowid are not in here.
-#[derive(Clone, Default)]
-struct Moved {
-    /// Rowid in the replica -> rowid on the scratch.
-    to: HashMap<i64, i64>,
-    /// The values of `to`: rows at these rowids are never the ones that the replica means by the same number.
-    taken: HashSet<i64>,
-    /// Rowids in the replica of rows that the replay has made. Whatever triggers have written into them, they are meant.
-    made: HashSet<i64>,
-}
-
-impl Moved {
-    /// Rowid on the scratch of the row that the replica calls `rowid`; `None` if it cannot be there.
-    fn find(&self, rowid: i64) -> Option<i64> {
-        match self.to.get(&rowid) {
-            Some(moved) => Some(*moved),
-            None => (!self.taken.contains(&rowid)).then_some(rowid),
-        }
-    }
-
-    fn set(&mut self, rowid: i64, moved: i64) {
-        self.forget(rowid);
-        if moved != rowid {
-            self.to.insert(rowid, moved);
-            self.taken.insert(moved);
-        }
-    }
-
-    fn forget(&mut self, rowid: i64) {
-        if let Some(moved) = self.to.remove(&rowid) {
-            self.taken.remove(&moved);
-        }
-        self.made.remove(&rowid);
-    }
 }
 
 pub(super) struct Rebase<'a> {
@@ -767,30 +732,6 @@ fn key_condition(table: &Table) -> String {
         .map(|name| format!("{} IS ?", quote(name)))
         .collect();
     terms.join(" AND ")
-}
-
-/// `wanted` if no row has it, otherwise the rowid that SQLite would take, or one in a gap.
-fn free_rowid(conn: &Connection, table: &Table, alias: &str, wanted: i64) -> Result<i64> {
-    let name = quote(&table.name);
-    let taken = format!("SELECT EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?1)");
-    if !conn
-        .prepare_cached(&taken)?
-        .query_row([wanted], |row| row.get(0))?
-    {
-        return Ok(wanted);
-    }
-    let last: i64 = conn
-        .prepare_cached(&format!("SELECT max({alias}) FROM {name}"))?
-        .query_row([], |row| row.get(0))?;
-    if let Some(next) = last.checked_add(1) {
-        return Ok(next);
-    }
-    let gap = format!(
-        "SELECT a.{alias} - 1 FROM {name} a
-         WHERE NOT EXISTS (SELECT 1 FROM {name} b WHERE b.{alias} = a.{alias} - 1)
-         ORDER BY a.{alias} DESC LIMIT 1"
-    );
-    Ok(conn.query_row(&gap, [], |row| row.get(0))?)
 }
 
 /// `entry` with the content of `change`, as a change that nothing else redoes.
