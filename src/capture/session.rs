@@ -504,6 +504,8 @@ impl Session {
                     Some(Slot {
                         ddl: Some(ddl),
                         statement: Some(statement),
+                        work,
+                        recursive,
                         ..
                     }),
                 ) => {
@@ -516,10 +518,12 @@ impl Session {
                         after,
                         sql,
                     };
-                    capture
-                        .log
-                        .write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
-                    finished.write(db, &mut capture.log, &hooks.ignored)
+                    let work = &finished.work(work);
+                    let recursive = *recursive;
+                    let depth = Depth::Dropped(Run { work, recursive });
+                    let log = &mut capture.log;
+                    log.write_changes(&mut buffer, depth, |table| finished.wants_rows_of(table))?;
+                    finished.write(db, log, &hooks.ignored)
                 }
                 (
                     _,
@@ -534,7 +538,7 @@ impl Session {
                     let recursive = *recursive;
                     let depth = Depth::Redone(Run { work, recursive });
                     let log = &mut capture.log;
-                    match log.write_changes(&buffer, depth, |_| true)? {
+                    match log.write_changes(&mut buffer, depth, |_| true)? {
                         true => virtual_table::write_changes(db, log, &buffer, written),
                         false => Ok(()),
                     }
@@ -543,7 +547,7 @@ impl Session {
                 // memory.
                 _ => capture
                     .log
-                    .write_changes(&buffer, Depth::Exact, |_| true)
+                    .write_changes(&mut buffer, Depth::Exact, |_| true)
                     .map(|_| ()),
             }
         };

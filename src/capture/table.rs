@@ -170,6 +170,7 @@ fn has_real_affinity(declared: &str) -> bool {
 pub(super) struct TableCache {
     tables: HashMap<String, Arc<TableInfo>>,
     has_virtual: Option<bool>,
+    has_virtual_reals: Option<bool>,
     triggers: Option<Arc<Triggers>>,
     cookie: i64,
 }
@@ -187,6 +188,7 @@ impl TableCache {
     pub fn clear(&mut self) {
         self.tables.clear();
         self.has_virtual = None;
+        self.has_virtual_reals = None;
         self.triggers = None;
         self.cookie = -1;
     }
@@ -202,6 +204,23 @@ impl TableCache {
         let has_virtual = any.step()?;
         self.has_virtual = Some(has_virtual);
         Ok(has_virtual)
+    }
+
+    /// True if a table has a VIRTUAL column of type REAL.
+    pub fn has_virtual_reals(&mut self, db: Db) -> Result<bool> {
+        if let Some(known) = self.has_virtual_reals {
+            return Ok(known);
+        }
+        let mut columns = db.prepare(
+            "SELECT c.type FROM main.sqlite_schema AS t, pragma_table_xinfo(t.name, 'main') AS c
+             WHERE t.type = 'table' AND t.sql LIKE '%AS%(%' AND c.hidden = 2",
+        )?;
+        let mut any = false;
+        while !any && columns.step()? {
+            any = has_real_affinity(&columns.text(0));
+        }
+        self.has_virtual_reals = Some(any);
+        Ok(any)
     }
 
     /// The triggers of the main schema.
