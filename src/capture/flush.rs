@@ -308,7 +308,7 @@ impl LogWriter {
         for (old, new) in pairs() {
             let column = columns.next();
             let same = buffer.same(old, new);
-            let kept = same && info.update_of_triggers && column.is_some_and(|c| assigned(&c.name));
+            let kept = same && info.assignment_triggers && column.is_some_and(|c| assigned(&c.name));
             self.builder.integer(if kept { 2 } else { i64::from(!same) });
         }
         for (old, new) in pairs() {

@@ -25,13 +25,19 @@ pub(super) fn correct(db: Db, buffer: &mut Buffer, infos: &[Option<Arc<TableInfo
     let doubtful = |buffer: &Buffer, change: &RowChange| {
         info_of(change).map_or(Vec::new(), |info| doubtful_cells(buffer, info, change))
     };
-    if buffer.changes().iter().all(|change| doubtful(buffer, change).is_empty()) {
+    if buffer
+        .changes()
+        .iter()
+        .all(|change| doubtful(buffer, change).is_empty())
+    {
         return Ok(());
     }
     // Rows as the changes behind the current one found them.
     let mut found: HashMap<(usize, Vec<u8>), Range<usize>> = HashMap::new();
     for i in (0..buffer.changes().len()).rev() {
-        let Some(change) = buffer.changes().get(i).cloned() else { continue };
+        let Some(change) = buffer.changes().get(i).cloned() else {
+            continue;
+        };
         let Some(info) = info_of(&change) else { continue };
         let cells = doubtful(buffer, &change);
         if let Some(new) = change.new.clone().filter(|_| !cells.is_empty()) {
@@ -101,14 +107,22 @@ fn integers(row: &[Cell]) -> Vec<Option<i64>> {
 /// The integers in the row with this `key`; none if SQL cannot reach it because columns hide the rowid.
 fn read_integers(db: Db, info: &TableInfo, table: &str, key: &[u8]) -> Result<Vec<Option<i64>>> {
     let names: Vec<String> = match info.without_rowid {
-        true => info.columns.iter().filter(|c| c.key > 0).map(|c| quoted(&c.name)).collect(),
+        true => info
+            .columns
+            .iter()
+            .filter(|c| c.key > 0)
+            .map(|c| quoted(&c.name))
+            .collect(),
         false => info.rowid_name().into_iter().collect(),
     };
     if names.is_empty() {
         return Ok(Vec::new());
     }
     let columns: Vec<String> = info.columns.iter().map(|c| quoted(&c.name)).collect();
-    let terms: Vec<String> = (1..).zip(&names).map(|(i, name)| format!("{name} = ?{i}")).collect();
+    let terms: Vec<String> = (1..)
+        .zip(&names)
+        .map(|(i, name)| format!("{name} = ?{i}"))
+        .collect();
     let mut select = db.prepare(&format!(
         "SELECT {} FROM main.{} WHERE {}",
         columns.join(", "),
