@@ -99,6 +99,7 @@ impl Inner {
         metadata.set_bootstrap(None);
         metadata.set_revision(&state.revision);
         crate::io::files::remove_leftovers(self.files.info.as_ref());
+        crate::io::files::remove_leftovers(&self.files.changes);
         if let Ok(_guard) = self.lock.acquire() {
             // After a crash in a checkpoint, the log must be looked at before it grows.
             self.store.recover(&base_state(state))?;

@@ -1,6 +1,6 @@
 //! What must be true.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use turso_sync::capture::state::{self, FileKind};
 use turso_sync::pages::{BaseHealth, BaseState, PageStore};
+use turso_sync::protocol::pull::{PullDecoder, PullEvent};
 
 use super::node::{Committed, Node};
 use super::support::plain;
@@ -137,6 +138,15 @@ pub fn replica(path: &Path) -> Result<Option<Connection>, Violation> {
     }
 }
 
+/// The revision of the base, if there is a replica.
+pub fn revision(path: &Path) -> Result<Option<String>, Violation> {
+    match state::inspect(path, Duration::ZERO) {
+        Ok(FileKind::Replica(state)) => Ok(Some(state.revision)),
+        Ok(_) => Ok(None),
+        Err(e) => Err(format!("the state cannot be read: {e}")),
+    }
+}
+
 /// Looks what is left of the transactions of a node that died, and forgets what may be gone.
 pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
     let Some(conn) = replica(&node.path)? else {
@@ -219,6 +229,48 @@ pub fn pages(conn: &Connection) -> Rc<Vec<Vec<u8>>> {
         .unwrap();
     let pages = statement.query_map([], |row| row.get(0)).unwrap();
     Rc::new(pages.map(|page| page.unwrap()).collect())
+}
+
+/// Remembers `pages`, what the remote looks like now, under the revision that the answer to a pull names.
+pub fn remember(bases: &mut Bases, answer: &[u8], pages: Rc<Vec<Vec<u8>>>) -> Checked {
+    let mut revision = None;
+    let decoded = PullDecoder::new().push(answer, &mut |event| {
+        if let PullEvent::Header(header) = event {
+            revision = Some(header.server_revision);
+        }
+        Ok(())
+    });
+    decoded.map_err(|e| format!("the server's own answer: {e}"))?;
+    let revision = revision.ok_or("an answer without header")?;
+    // A pinned revision was remembered when it was the newest.
+    bases.entry(revision).or_insert(pages);
+    Ok(())
+}
+
+/// Files of a replica that nobody has open: no log, a revert file that is not larger than the base, and no leftovers.
+pub fn quiet(path: &Path) -> Checked {
+    let folder = path.parent().ok_or("no folder")?;
+    let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let size = entry.metadata().map_err(|e| e.to_string())?.len();
+        sizes.insert(name, size);
+    }
+    let main = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let size = |suffix: &str| sizes.get(&format!("{main}{suffix}")).copied().unwrap_or(0);
+    let known = ["", "-wal", "-shm", "-info", "-wal-revert", "-lock"].map(|suffix| format!("{main}{suffix}"));
+    let leftover = sizes.keys().any(|name| !known.contains(name));
+    match size("-wal") == 0 && size("-wal-revert") <= 3 * size("") + 64 * 4112 + 4096 && !leftover {
+        true => Ok(()),
+        false => Err(format!(
+            "files that should not be there, or not be so large: {sizes:?}"
+        )),
+    }
 }
 
 /// The base of the replica is the remote at its revision. False if the base is lost.

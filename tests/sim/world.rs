@@ -8,11 +8,10 @@ use std::time::Duration;
 use turso_sync::engine::{Conflict, DatabaseSyncEngine, Resolution};
 use turso_sync::error::{Category, Code, Error};
 use turso_sync::io::{SyncEngineIoRequest, files};
-use turso_sync::protocol::pull::{PullDecoder, PullEvent};
 use turso_sync::server::LocalServer;
 
 use super::check::{self, Bases, Checked, Violation};
-use super::disk::{self, Disk, Fate};
+use super::disk::{self, Disk, Fate, Survival};
 use super::net::{self, Flight, Mishap, Network};
 use super::node::{Committed, Conn, Node, Outcome, VirtualEnvironment};
 use super::rng::Rng;
@@ -80,12 +79,7 @@ impl Statistics {
 impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = Rng::new(seed, 0);
-        let memory = std::path::Path::new("/dev/shm");
-        let folder = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory),
-            false => tempfile::tempdir(),
-        };
-        let folder = folder.unwrap();
+        let folder = super::temporary_folder();
         let mut disk = Disk::new(Duration::from_secs(1_000_000_000), Rng::new(seed, u64::MAX));
         let mut machine = |name: &str| {
             let path = folder.path().join(name);
@@ -699,20 +693,8 @@ impl World {
 
     /// Remembers what the remote looks like at the revision of an answer.
     fn record(&mut self, answer: &[u8]) -> Checked {
-        let mut revision = None;
-        let mut decoder = PullDecoder::new();
-        let decoded = decoder.push(answer, &mut |event| {
-            if let PullEvent::Header(header) = event {
-                revision = Some(header.server_revision);
-            }
-            Ok(())
-        });
-        decoded.map_err(|e| format!("the server's own answer: {e}"))?;
-        let revision = revision.ok_or("an answer without header")?;
         let pages = check::pages(&plain(&self.server_path));
-        // A pinned revision was recorded when it was the newest.
-        self.bases.entry(revision).or_insert(pages);
-        Ok(())
+        check::remember(&mut self.bases, answer, pages)
     }
 
     fn server_event(&mut self, rng: &mut Rng) -> Checked {
@@ -804,7 +786,7 @@ impl World {
             let power = self.power(rng);
             let machine = self.nodes[at].machine;
             disk::with(|disk| match power {
-                true => disk.lose_power(machine, rng),
+                true => disk.lose_power(machine, Survival::Chance, rng),
                 false => disk.restart(machine),
             });
             self.say(format!("node {at} died, power lost: {power}"));
@@ -817,7 +799,7 @@ impl World {
             self.server = None;
             let power = self.power(rng);
             disk::with(|disk| match power {
-                true => disk.lose_power(machine, rng),
+                true => disk.lose_power(machine, Survival::Chance, rng),
                 false => disk.restart(machine),
             });
             self.say(format!("server died, power lost: {power}"));
@@ -966,7 +948,7 @@ impl World {
             if remote != predicted {
                 return Err(format!(
                     "node {at}: the push was not what the pull predicted: {}",
-                    difference(&predicted, &remote)
+                    super::scenarios::difference(&predicted, &remote)
                 ));
             }
         }
@@ -1000,7 +982,7 @@ impl World {
             if local != remote {
                 return Err(format!(
                     "node {at} is not the remote: {}",
-                    difference(&local, &remote)
+                    super::scenarios::difference(&local, &remote)
                 ));
             }
             check::node(&mut self.nodes[at])?;
@@ -1011,28 +993,10 @@ impl World {
             if let Some(txn) = self.nodes[at].txns.iter().find(gone) {
                 return Err(format!("{} never arrived", txn.tag));
             }
-            self.sizes(at)?;
+            self.nodes[at].die();
+            check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
         }
         Ok(())
-    }
-
-    /// No file grows for ever.
-    fn sizes(&mut self, at: usize) -> Checked {
-        let folder = self.nodes[at].path.parent().unwrap().to_owned();
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            names.push(format!(
-                "{} {}",
-                entry.file_name().to_string_lossy(),
-                entry.metadata().unwrap().len()
-            ));
-        }
-        // <db>, -wal, -shm, -info, -changes, -wal-revert, -wal-revert-new, -lock
-        match names.len() <= 8 {
-            true => Ok(()),
-            false => Err(format!("node {at}: leftovers: {names:?}")),
-        }
     }
 }
 
@@ -1042,23 +1006,6 @@ fn drop_or_not(conflict: &Conflict) -> Resolution {
         true => Resolution::Drop,
         false => Resolution::Overwrite,
     }
-}
-
-fn difference(a: &super::support::Tables, b: &super::support::Tables) -> String {
-    let mut out = String::new();
-    for (name, rows) in a {
-        let theirs = b.get(name).cloned().unwrap_or_default();
-        for row in rows.iter().filter(|row| !theirs.contains(row)) {
-            out += &format!("\n  {name} - {row:?}");
-        }
-        for row in theirs.iter().filter(|row| !rows.contains(row)) {
-            out += &format!("\n  {name} + {row:?}");
-        }
-    }
-    for name in b.keys().filter(|name| !a.contains_key(*name)) {
-        out += &format!("\n  + {name}");
-    }
-    out
 }
 
 impl Drop for World {
