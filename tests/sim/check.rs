@@ -10,7 +10,7 @@ use turso_sync::capture::state::{self, FileKind};
 use turso_sync::pages::{BaseHealth, BaseState, PageStore};
 use turso_sync::protocol::pull::{PullDecoder, PullEvent};
 
-use super::node::{Committed, Node};
+use super::node::{Committed, Kind, Node};
 use super::support::plain;
 
 /// Why a run is a failure.
@@ -72,6 +72,26 @@ pub fn database(conn: &Connection) -> Checked {
     if integrity != "ok" {
         return Err(format!("integrity_check: {integrity}"));
     }
+    invariants(conn)
+}
+
+fn has_table(conn: &Connection, name: &str) -> Result<bool, Violation> {
+    let sql = format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '{name}'");
+    Ok(!texts(conn, &sql)?.is_empty())
+}
+
+/// What transactions keep true.
+pub fn invariants(conn: &Connection) -> Checked {
+    if !has_table(conn, "event")? {
+        return Ok(());
+    }
+    if has_table(conn, "cache")? {
+        none(
+            conn,
+            "an ignored row without its event",
+            "SELECT tag FROM cache WHERE tag LIKE 't%' EXCEPT SELECT tag FROM event",
+        )?;
+    }
     none(
         conn,
         "doubled",
@@ -117,6 +137,39 @@ pub fn clock(conn: &Connection, owner: usize) -> Result<i64, Violation> {
     .map_err(|e| format!("the clock of node {owner}: {e}"))
 }
 
+/// What node `node` wrote before its first download.
+pub fn early(conn: &Connection, node: &Node) -> Checked {
+    let table = format!("early{}", node.number);
+    let mut rows = 0;
+    if has_table(conn, &table)? {
+        let count = conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
+        rows = count.map_err(|e| format!("{table}: {e}"))?;
+    }
+    match rows >= node.early && rows % 2 == 0 {
+        true => Ok(()),
+        false => Err(format!("{table} has {rows} rows; {} were promised", node.early)),
+    }
+}
+
+/// What a node has besides its tags.
+fn own_tables(conn: &Connection, node: &mut Node, least: i64) -> Checked {
+    early(conn, node)?;
+    if !has_table(conn, "event")? {
+        return match (node.txns.is_empty(), least) {
+            (true, 0) => Ok(()),
+            _ => Err("the tables are gone".into()),
+        };
+    }
+    if node.has_cache() && has_table(conn, "cache")? {
+        let mine = format!(
+            "SELECT tag FROM event WHERE tag LIKE 't{}.%' EXCEPT SELECT tag FROM cache",
+            node.number
+        );
+        none(conn, "an event without its ignored row", &mine)?;
+    }
+    clock_at_least(conn, node, least)
+}
+
 fn clock_at_least(conn: &Connection, node: &mut Node, least: i64) -> Checked {
     let n = clock(conn, node.number)?;
     if n < least {
@@ -147,6 +200,26 @@ pub fn revision(path: &Path) -> Result<Option<String>, Violation> {
     }
 }
 
+/// The number of the base; 0 if there is no replica.
+pub fn epoch(path: &Path) -> Result<i64, Violation> {
+    match state::inspect(path, Duration::ZERO) {
+        Ok(FileKind::Replica(state)) => Ok(state.epoch),
+        Ok(_) => Ok(0),
+        Err(e) => Err(format!("the state cannot be read: {e}")),
+    }
+}
+
+fn epoch_at_least(node: &Node) -> Checked {
+    let epoch = epoch(&node.path)?;
+    match epoch >= node.epoch {
+        true => Ok(()),
+        false => Err(format!(
+            "node {}: base {epoch} has come back after {}",
+            node.number, node.epoch
+        )),
+    }
+}
+
 /// Looks what is left of the transactions of a node that died, and forgets what may be gone.
 pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
     let Some(conn) = replica(&node.path)? else {
@@ -161,16 +234,20 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
     } else {
         node.clock
     };
-    clock_at_least(&conn, node, least)?;
+    own_tables(&conn, node, least)?;
+    epoch_at_least(node)?;
     if power_lost {
         node.durable_clock = node.clock;
+    }
+    if node.txns.is_empty() {
+        return Ok(());
     }
     let tags = tags(&conn)?;
     let mut lost: Option<String> = None;
     let mut left = Vec::new();
     for mut txn in std::mem::take(&mut node.txns) {
         let there = tags.contains(&txn.tag);
-        if txn.risky && !there {
+        if txn.kind == Kind::Risky && !there {
             // Taken out, or lost.
             if power_lost && txn.committed != Committed::Durable {
                 txn.committed = Committed::Unknown;
@@ -208,10 +285,14 @@ pub fn node(node: &mut Node) -> Checked {
         return Ok(());
     };
     database(&conn)?;
-    clock_at_least(&conn, node, node.clock)?;
+    own_tables(&conn, node, node.clock)?;
+    epoch_at_least(node)?;
+    if node.txns.is_empty() {
+        return Ok(());
+    }
     let tags = tags(&conn)?;
     let gone = |txn: &&super::node::Txn| {
-        !txn.risky && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)
+        txn.kind != Kind::Risky && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)
     };
     match node.txns.iter().find(gone) {
         None => Ok(()),

@@ -7,15 +7,20 @@
 
 mod check;
 mod crash_points;
+mod dangers;
 mod disk;
+mod ending;
+mod host;
 mod net;
 mod node;
 mod rig;
 mod rng;
 mod scenarios;
+mod sql;
 #[path = "../support/mod.rs"]
 mod support;
 mod syscalls;
+mod wire;
 mod workload;
 mod world;
 
