@@ -99,9 +99,11 @@ impl Task {
         metadata.set_bootstrap(None);
         metadata.set_revision(&state.revision);
         crate::io::files::remove_leftovers(self.files.info.as_ref());
-        if let Ok(_guard) = self.lock.acquire() {
-            // After a crash in a checkpoint, the log must be looked at before it grows.
-            self.store.recover(&base_state(state))?;
+        crate::io::files::remove_leftovers(&self.files.changes);
+        if let Ok(guard) = self.lock.acquire() {
+            // After a crash in a checkpoint, the log must be looked at before it grows. Not with `state`: another
+            // process may have pulled since it was read.
+            self.base(&guard)?;
         }
         Ok(metadata)
     }
