@@ -16,7 +16,7 @@ FIRST   ?= 1
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build target/release/libturso_sync.{so,a} and turso-sync-server
+build: ## Build target/release/libturso_sync.{so,a}, turso-sync-server and turso-sync
 	$(CARGO) build --release --features server
 
 demo: build ## Two C replicas sync through the bundled server (DB=path takes your database)
@@ -68,7 +68,7 @@ install: build static ## Install headers, libraries, pkg-config file and server 
 	ln -sf libturso_sync.so.0 $(DESTDIR)$(PREFIX)/lib/libturso_sync.so
 	ln -sf libturso_sync.so.0 $(DESTDIR)$(PREFIX)/lib/libturso_sync_sdk_kit.so
 	install -m 644 $(OUT)/libturso_sync_static.a $(DESTDIR)$(PREFIX)/lib/libturso_sync.a
-	install -m 755 $(OUT)/turso-sync-server $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(OUT)/turso-sync-server $(OUT)/turso-sync $(DESTDIR)$(PREFIX)/bin/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' tests/scripts/turso_sync.pc.in \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/turso_sync.pc
 

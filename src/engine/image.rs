@@ -5,6 +5,7 @@
 //! The notes are a line of JSON and eight bytes per page: its number and a checksum of its image. Nothing is synced before
 //! the end; a page whose image does not fit its checksum has not arrived.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -24,6 +25,8 @@ const PAGE_SIZE: usize = 4096;
 const LOCK_PAGE: u32 = (1 << 30) / PAGE_SIZE as u32 + 1;
 /// Bytes of a note.
 const NOTE: usize = 8;
+/// Most pages that are asked for at once: what a remote claims about its size must not cost memory.
+const PAGES_AT_ONCE: usize = 1 << 20;
 /// Pages that arrive between two writes of notes: as much is fetched again after a crash.
 const NOTES_AT_ONCE: usize = 32;
 
@@ -47,7 +50,7 @@ enum Mode {
     CatchUp,
 }
 
-/// Receives the pages of a whole database in any order. Memory: four bytes and a bit per page.
+/// Receives the pages of a whole database in any order. Memory: some twenty bytes per page that has arrived.
 pub struct Image {
     file: File,
     path: PathBuf,
@@ -61,8 +64,10 @@ pub struct Image {
     seen: RoaringBitmap,
     /// Pages that the present answer has brought.
     arrived: RoaringBitmap,
-    /// Checksums of the pages that are there, by page number.
-    sums: Vec<u32>,
+    /// No page before this one is missing.
+    first_missing: u32,
+    /// Checksums of the pages that were written, by page number.
+    sums: HashMap<u32, u32>,
     notes: Option<File>,
     unwritten: Vec<u8>,
 }
@@ -87,7 +92,8 @@ impl Image {
             next_target: None,
             seen: RoaringBitmap::new(),
             arrived: RoaringBitmap::new(),
-            sums: Vec::new(),
+            first_missing: 1,
+            sums: HashMap::new(),
             notes: None,
             unwritten: Vec::new(),
         };
@@ -127,7 +133,7 @@ impl Image {
             let there = self.file.read_exact_at(&mut page, offset_of(page_no)).is_ok();
             if there && page_checksum(page_no, &page) == sum {
                 self.seen.insert(page_no);
-                self.remember(page_no, sum);
+                self.sums.insert(page_no, sum);
             }
         }
         self.target = Some(target);
@@ -144,6 +150,7 @@ impl Image {
             .map_err(|e| Error::io(format!("truncate {}", self.path.display()), &e))?;
         (self.mode, self.target, self.notes) = (Mode::Newest, None, None);
         self.seen.clear();
+        self.first_missing = 1;
         self.sums.clear();
         self.unwritten.clear();
         remove_notes(&self.notes_path)
@@ -159,29 +166,32 @@ impl Image {
             (None, _) => request.server_pages_selector = selector::encode_range(0..chunk)?,
             (Some(target), Mode::CatchUp) => request.client_revision = target.revision.clone(),
             (Some(target), _) => {
-                let missing = self.missing();
-                if missing.is_empty() {
+                request.server_revision = target.revision.clone();
+                let limit = match chunk {
+                    0 => PAGES_AT_ONCE,
+                    n => (n as usize).min(PAGES_AT_ONCE),
+                };
+                let pages = target.pages;
+                // Ids count from 0, page numbers from 1.
+                let mut ids: RoaringBitmap = self
+                    .missing(pages)
+                    .take(limit)
+                    .map(|page_no| page_no - 1)
+                    .collect();
+                if ids.is_empty() {
                     return Ok(None);
                 }
-                let limit = if chunk == 0 { usize::MAX } else { chunk as usize };
-                // Ids count from 0, page numbers from 1.
-                let mut ids: RoaringBitmap = missing.iter().take(limit).map(|page_no| page_no - 1).collect();
                 ids.optimize();
-                request.server_revision = target.revision.clone();
+                self.first_missing = ids.min().map_or(1, |id| id + 1);
                 request.server_pages_selector = selector::encode(&ids)?;
             }
         }
         Ok(Some(request))
     }
 
-    fn missing(&self) -> RoaringBitmap {
-        let mut missing = RoaringBitmap::new();
-        if let Some(target) = self.target.as_ref().filter(|target| target.pages > 0) {
-            missing.insert_range(1..=target.pages);
-            missing -= &self.seen;
-            missing.remove(LOCK_PAGE);
-        }
-        missing
+    /// The pages up to `pages` that are not there, in order.
+    fn missing(&self, pages: u32) -> impl Iterator<Item = u32> + '_ {
+        (self.first_missing..=pages).filter(|page_no| !self.seen.contains(*page_no) && *page_no != LOCK_PAGE)
     }
 
     /// Pages that are there, and pages of the database as far as it is known.
@@ -239,7 +249,7 @@ impl Image {
         let written = self.file.write_all_at(&data, offset_of(page_no));
         written.map_err(|e| Error::io(format!("write {}", self.path.display()), &e))?;
         let sum = page_checksum(page_no, &data);
-        self.remember(page_no, sum);
+        self.sums.insert(page_no, sum);
         if self.next_target.is_some() {
             // It belongs to neither revision before the catch-up is complete.
             self.seen.remove(page_no);
@@ -253,31 +263,27 @@ impl Image {
         Ok(())
     }
 
-    fn remember(&mut self, page_no: u32, sum: u32) {
-        let at = page_no as usize;
-        if at >= self.sums.len() {
-            self.sums.resize(at + 1, 0);
-        }
-        if let Some(place) = self.sums.get_mut(at) {
-            *place = sum;
-        }
-    }
-
     /// The answer to `request` is complete. An error if it did not bring what was asked for.
     pub fn answered(&mut self, request: &PullUpdatesRequest) -> Result<()> {
         if let Some(target) = self.next_target.take() {
             self.seen |= std::mem::take(&mut self.arrived);
             self.seen.remove_range(target.pages.saturating_add(1)..);
+            self.first_missing = 1;
             self.target = Some(target);
             self.mode = Mode::Pinned;
             return self.write_notes();
         }
         self.append_notes()?;
-        let wanted = match request.server_pages_selector.as_slice() {
-            [] => RoaringBitmap::full(),
-            bytes => selector::decode(bytes)?,
+        let (_, pages) = self.extent();
+        let pages = pages as u32;
+        let incomplete = match request.server_pages_selector.as_slice() {
+            [] => self.missing(pages).next().is_some(),
+            bytes => {
+                let mut wanted = selector::decode(bytes)?.into_iter().take_while(|id| *id < pages);
+                wanted.any(|id| !self.seen.contains(id + 1) && id + 1 != LOCK_PAGE)
+            }
         };
-        if self.missing().iter().any(|page_no| wanted.contains(page_no - 1)) {
+        if incomplete {
             let (there, pages) = self.extent();
             return Err(Error::protocol(format!(
                 "the download is incomplete: {there} of {pages} pages arrived; try again"
@@ -308,7 +314,7 @@ impl Image {
         let mut checksum = 0;
         for page_no in 1..=target.pages {
             checksum ^= match self.seen.contains(page_no) {
-                true => self.sums.get(page_no as usize).copied().unwrap_or_default(),
+                true => self.sums.get(&page_no).copied().unwrap_or_default(),
                 false => page_checksum(page_no, &[0; PAGE_SIZE]),
             };
         }
@@ -331,7 +337,7 @@ impl Image {
             serde_json::to_vec(target).map_err(|e| Error::internal(format!("notes of a download: {e}")))?;
         content.push(b'\n');
         for page_no in &self.seen {
-            let sum = self.sums.get(page_no as usize).copied().unwrap_or_default();
+            let sum = self.sums.get(&page_no).copied().unwrap_or_default();
             content.extend_from_slice(&encode_note(page_no, sum));
         }
         files::write_atomic(&self.notes_path, &content)?;
@@ -618,12 +624,25 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_cannot_be_costs_no_memory() {
+        let place = Place::new();
+        let mut image = place.image();
+        image.next_request(0).unwrap();
+        image.header(&header("r", u64::from(u32::MAX))).unwrap();
+        image.page(u32::MAX - 1, &page(7, 0)).unwrap();
+        let request = image.next_request(0).unwrap().unwrap();
+        assert_eq!(ids(&request).len(), PAGES_AT_ONCE);
+        assert!(image.answered(&request).unwrap_err().retryable);
+        assert!(image.answered(&PullUpdatesRequest::default()).is_err());
+    }
+
+    #[test]
     fn a_database_with_a_lock_page_needs_no_image_of_it() {
         let place = Place::new();
         let mut image = place.image();
         image.next_request(0).unwrap();
         image.header(&header("r", u64::from(LOCK_PAGE) + 1)).unwrap();
-        assert!(!image.missing().contains(LOCK_PAGE));
-        assert_eq!(image.missing().len(), u64::from(LOCK_PAGE));
+        let missing: Vec<u32> = image.missing(LOCK_PAGE + 1).collect();
+        assert!(missing.len() == LOCK_PAGE as usize && !missing.contains(&LOCK_PAGE));
     }
 }
