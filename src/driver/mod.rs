@@ -189,6 +189,9 @@ fn pass_on(response: Response<Body>, item: &IoItem) -> std::result::Result<(), S
         };
         item.push_buffer(bytes);
         received += n as u64;
+        if !item.is_wanted() {
+            return Ok(());
+        }
     }
     match announced {
         Some(length) if length != received => {

@@ -10,7 +10,7 @@ use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
 use super::remote::Shared;
 use super::{BUSY_TIMEOUT, Inner, base_state};
 use crate::capture::state::{self, FileKind, ReplicaState};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::io::SyncEngineIo;
 use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
 use crate::protocol::{selector, url};
@@ -125,23 +125,36 @@ impl Inner {
         if mark.pages > 0 {
             crate::io::files::rename_durably(&self.files.changes, self.path())?;
         }
-        self.initialize(&metadata, mark.pages)?;
+        self.initialize_download(&metadata, mark)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
     }
 
     /// The metadata announce a download and there is a database without local tables: is it that download?
     fn finish_bootstrap(&self, mut metadata: DatabaseMetadata) -> Result<DatabaseMetadata> {
-        let expected = metadata.bootstrap();
-        if expected.is_none() || expected != Some(image::checksum(self.path())?) {
+        let found = image::checksum(self.path())?;
+        if metadata.bootstrap() != Some(found) {
             return Err(Error::identity(format!(
                 "{} is not the replica that {} describes; restore the replica's file, or move both away to start again",
                 self.opts.path, self.files.info
             )));
         }
-        self.initialize(&metadata, expected.map_or(0, |mark| mark.pages))?;
+        self.initialize_download(&metadata, found)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
+    }
+
+    /// Makes what was downloaded a replica. If that is impossible because of what the remote has sent, and the file is
+    /// still nothing but that, it goes: the next attempt downloads again.
+    fn initialize_download(&self, metadata: &DatabaseMetadata, mark: BootstrapMark) -> Result<()> {
+        let Err(e) = self.initialize(metadata, mark.pages) else {
+            return Ok(());
+        };
+        let at_fault = matches!(e.code, Code::Corrupt | Code::NotADb | Code::Error);
+        if at_fault && mark.pages > 0 && image::checksum(self.path())? == mark {
+            remove_if_there(self.path())?;
+        }
+        Err(e.context("bootstrap: the remote's database cannot be used"))
     }
 
     /// Makes the fresh base (or nothing) a replica.
@@ -204,6 +217,7 @@ impl Inner {
                 },
                 ..Default::default()
             };
+            let before = image.with(|image| Ok(image.received()))?;
             let sink = image.clone();
             let answer = self
                 .fetch_pages("bootstrap", &request, move |page_no, data| {
@@ -221,7 +235,14 @@ impl Inner {
                 .map_err(|_| Error::protocol("the remote database is too large"))?;
             header = Some(answer);
             next_page = next_page.saturating_add(chunk);
-            if chunk == 0 || next_page >= pages {
+            let is_last = chunk == 0 || next_page >= pages;
+            if !is_last && image.with(|image| Ok(image.received()))? == before {
+                // Nobody would ever get to the end of a size that is a lie.
+                return Err(
+                    Error::protocol("bootstrap: the remote sent none of the pages asked for").retry(),
+                );
+            }
+            if is_last {
                 let revision = header.map(|h| h.server_revision).unwrap_or_default();
                 return Ok((revision, image.take()?.finish(pages)?));
             }

@@ -9,8 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::metadata::BootstrapMark;
 use crate::error::{Error, Result};
-
-const PAGE_SIZE: usize = 4096;
+use crate::pages::{PAGE_SIZE, Page, check_first_page};
 
 /// Receives the pages of a whole database in any order.
 pub struct ImageWriter {
@@ -18,6 +17,8 @@ pub struct ImageWriter {
     path: PathBuf,
     seen: RoaringBitmap,
     checksum: u32,
+    /// Page 1 as it came.
+    first: Option<Box<Page>>,
 }
 
 impl ImageWriter {
@@ -34,17 +35,19 @@ impl ImageWriter {
             path: path.to_owned(),
             seen: RoaringBitmap::new(),
             checksum: 0,
+            first: None,
         })
     }
 
     /// Writes page `page_no` (from 1); each page may come once.
-    pub fn page(&mut self, page_no: u32, data: &[u8; PAGE_SIZE]) -> Result<()> {
+    pub fn page(&mut self, page_no: u32, data: &Page) -> Result<()> {
         if page_no == 0 || !self.seen.insert(page_no) {
             return Err(Error::protocol(format!("the remote sent page {page_no} twice")));
         }
         let mut data = *data;
         if page_no == 1 {
-            check_header(&data)?;
+            check_first_page(&data, None)?;
+            self.first = Some(Box::new(data));
             // The main file is in WAL mode from its first byte on.
             data[18] = 2;
             data[19] = 2;
@@ -53,6 +56,11 @@ impl ImageWriter {
         let offset = u64::from(page_no - 1) * PAGE_SIZE as u64;
         let written = self.file.write_all_at(&data, offset);
         written.map_err(|e| Error::io(format!("write {}", self.path.display()), &e))
+    }
+
+    /// Number of pages that have come so far.
+    pub fn received(&self) -> u64 {
+        self.seen.len()
     }
 
     /// Checks that all of `pages` pages are there and makes the file durable.
@@ -64,6 +72,9 @@ impl ImageWriter {
             ))
             .retry());
         }
+        if let Some(first) = &self.first {
+            check_first_page(first, Some(pages))?;
+        }
         self.file
             .sync_all()
             .map_err(|e| Error::io(format!("sync {}", self.path.display()), &e))?;
@@ -72,21 +83,6 @@ impl ImageWriter {
             checksum: self.checksum,
         })
     }
-}
-
-fn check_header(page: &[u8; PAGE_SIZE]) -> Result<()> {
-    if &page[..16] != b"SQLite format 3\0" {
-        return Err(Error::protocol(
-            "the remote's first page is not the first page of a SQLite database",
-        ));
-    }
-    let page_size = u16::from_be_bytes([page[16], page[17]]);
-    if page_size != PAGE_SIZE as u16 {
-        return Err(Error::protocol(format!(
-            "the remote database has pages of {page_size} bytes; sync needs {PAGE_SIZE}"
-        )));
-    }
-    Ok(())
 }
 
 fn page_checksum(page_no: u32, data: &[u8]) -> u32 {
@@ -124,7 +120,7 @@ mod tests {
     fn first_page() -> [u8; PAGE_SIZE] {
         let mut page = [0; PAGE_SIZE];
         page[..16].copy_from_slice(b"SQLite format 3\0");
-        page[16] = 0x10;
+        page[16..20].copy_from_slice(&[0x10, 0, 2, 2]);
         page
     }
 
