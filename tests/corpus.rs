@@ -236,7 +236,7 @@ fn revert_file_takes_anything() {
     let two_entries =
         b"\x01\x01\x09\x02\x07\x01\x00\x01\x01\x09\x01\x07\x03\x00\x00\x00\x02\x02\x00\x01\x02\x02".to_vec();
     let counters = b"\x01\x00\x01\x00\xf5\x00\x00\x00\x01\x05\x00\x01\x02\xfa\x00\x00\x00\x03\x01".to_vec();
-    run("revert_file", revert_file, vec![two_entries, counters], 400);
+    run("revert_file", revert_file, vec![two_entries, counters], 1000);
 }
 
 #[test]
@@ -267,16 +267,55 @@ fn server_requests_take_anything() {
 fn change_log_takes_anything() {
     let rows = b"\x00\x00\x00\x00\x00\x02\x00\x01\x00\x38\x01\x05\x05\x01\x01\x00\x00\x00\x01\x01\x00\x01\x39\x01\x07\x05\x00".to_vec();
     let schema = b"\x00\x00\x01\x00\x09\x02\x00\x01\x50\x00\x01\x01\x05\x00\x50\x00\x01\x01\x05\x01\x00\x09\x01\x00\x01".to_vec();
-    run("change_log", change_log, vec![rows, schema], 400);
+    run("change_log", change_log, vec![rows, schema], 1000);
 }
 
 #[test]
 fn c_abi_takes_any_calls() {
-    // A replica is made and opened; a row is inserted, pushed, and pulled.
-    let life = b"\x01\x00\x00\x01\x01\x01\x00\x01\x00\x03\x00\x00\x07\x00\x07\x07\x00\x07\x03\x00\x02\x07\x01\x07\x0a\x01\x00\
-        \x0f\x00\x03\x00\x13\x00\x00\x03\x00\x07\x07\x02\x07\x07\x02\x07\x03\x00\x09\x07\x03\x07\x0a\x03\x00\x03\x00\x0a\x00\x07\x04\x07\
-        \x0f\x00\x08\x00\x13\x01\x05\x15\x01\x03\x00\x05\x07\x05\x07\x0a\x05\x00"
-        .to_vec();
-    let plain = b"\x00\x01\x00\x00\x02\x00\x0f\x00\x00\x00\x13\x00\x00\x0f\x00\x01\x00\x11\x01\x01\x01\x05\x13\x01\x00\x0f\x00\x09\x00\x13\x02\x05\x15\x02".to_vec();
-    run("c_abi", c_abi, vec![life, plain], 150);
+    // What the numbers mean: `World::call` in fuzz/src/c_abi.rs.
+    let together: &[&[u8]] = &[
+        // A replica is created and connected to.
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 7, 0, 7, 7, 0, 7],
+        &[3, 0, 2, 7, 1, 7, 10, 1, 0],
+        // It inserts a row and pushes it.
+        &[15, 0, 3, 0, 17, 0, 1, 1, 5, 19, 0, 0],
+        &[3, 0, 7, 7, 2, 7, 7, 2, 7],
+        // Another one makes a table with a row.
+        &[1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 1, 0, 7, 3, 7, 7, 3, 7],
+        &[3, 1, 2, 7, 4, 7, 10, 4, 0],
+        &[15, 1, 0, 0, 19, 1, 0],
+        &[15, 1, 1, 0, 17, 2, 1, 1, 7, 19, 2, 0],
+        &[3, 1, 7, 7, 5, 7, 7, 5, 7],
+    ];
+    let pull: &[&[u8]] = &[
+        // The first one changes its rows, waits, applies, reads, and looks at its figures.
+        &[15, 0, 4, 0, 17, 3, 2, 1, 3, 19, 3, 0],
+        &[3, 0, 9, 7, 6, 7, 10, 6, 0],
+        &[3, 0, 10, 0, 7, 7, 7],
+        &[15, 0, 8, 0, 19, 4, 5, 21, 4, 19, 4, 9],
+        &[3, 0, 5, 7, 8, 7, 10, 8, 0],
+        &[3, 0, 6, 7, 9, 7],
+    ];
+    let conflict: &[&[u8]] = &[
+        // The first one has made the same table with the same row: a conflict, which is listed and resolved.
+        &[15, 0, 0, 0, 19, 3, 0],
+        &[15, 0, 1, 0, 17, 4, 1, 1, 7, 19, 4, 0],
+        &[3, 0, 9, 7, 6, 7, 10, 6, 0],
+        &[3, 0, 10, 0, 7, 7, 7],
+        &[3, 0, 11, 2, 3, 22, 0, 0, 7, 8, 7],
+        &[3, 0, 7, 7, 9, 7],
+    ];
+    let seeds = vec![
+        [together, pull].concat().concat(),
+        plain(),
+        [together, conflict].concat().concat(),
+    ];
+    run("c_abi", c_abi, seeds, 400);
+}
+
+/// A database without a remote.
+fn plain() -> Vec<u8> {
+    b"\x00\x01\x00\x00\x02\x00\x0f\x00\x00\x00\x13\x00\x00\x0f\x00\x01\x00\x11\x01\x01\x01\x05\x13\x01\x00\x0f\x00\x09\x00\x13\x02\x05\x15\x02".to_vec()
 }

@@ -3,6 +3,7 @@
 //! What a correct caller may not do is left out: using a handle after its release, or wild pointers.
 
 use std::ffi::{CStr, CString, c_char};
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use turso_sync::capi::binding::*;
@@ -566,9 +567,12 @@ impl World {
             }
             if let Some(conflicts) = self.conflicts.first() {
                 for index in 0..turso_sync_conflicts_count(*conflicts) + 1 {
-                    let mut conflict: turso_sync_conflict_t = std::mem::zeroed();
-                    conflict.size = size_of::<turso_sync_conflict_t>();
-                    if turso_sync_conflicts_get(*conflicts, index, &mut conflict) == TURSO_OK {
+                    // Zeroed as in C: some of its enumerations have no zero in Rust.
+                    let mut filled = MaybeUninit::<turso_sync_conflict_t>::zeroed();
+                    let conflict = filled.as_mut_ptr();
+                    (*conflict).size = size_of::<turso_sync_conflict_t>();
+                    if turso_sync_conflicts_get(*conflicts, index, conflict) == TURSO_OK {
+                        let conflict = filled.assume_init();
                         for text in [
                             conflict.table,
                             conflict.key,
