@@ -11,7 +11,12 @@ RUNS    ?= 200000
 JOBS    ?= 1
 FIRST   ?= 1
 
-.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench install examples static model deps clean
+# How long `make fuzz` gives each target, and which ones (all if empty).
+SECONDS ?= 600
+TARGETS ?=
+
+.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench install examples static model fuzz \
+  miri deps clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +49,12 @@ test-interop: build ## Official Python client and ours on one server
 model: ## Random programs on replicas against plain SQLite, with one seed each (RUNS=200000 JOBS=1 FIRST=1)
 	MODEL_RUNS=$(RUNS) MODEL_JOBS=$(JOBS) MODEL_FIRST=$(FIRST) \
 	  $(CARGO) test --release --features server --test model -- --test-threads=1
+
+fuzz: ## Fuzz decoders, files, the server and the C ABI (SECONDS=600 each; TARGETS="record c_abi"); needs nightly Rust
+	@sh tests/scripts/fuzz.sh $(SECONDS) $(TARGETS)
+
+miri: ## Run the pure modules under Miri; needs nightly Rust
+	@sh tests/scripts/miri.sh
 
 lint: ## Format and lint
 	$(CARGO) fmt --all --check

@@ -219,11 +219,11 @@ fn pass_on(response: Response<Body>, item: &IoItem) -> std::result::Result<(), S
         let Some(bytes) = piece.get(..n).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
+        item.push_buffer(bytes);
+        received += n as u64;
         if !item.is_wanted() {
             return Ok(());
         }
-        item.push_buffer(bytes);
-        received += n as u64;
     }
     match announced {
         Some(length) if length != received => {

@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::metadata::BootstrapMark;
 use crate::error::{Error, Result};
 use crate::io::files;
+use crate::pages::{PAGE_SIZE, Page, check_first_page};
 use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
 use crate::protocol::selector;
 
-const PAGE_SIZE: usize = 4096;
 /// SQLite leaves this page out, for its locks: <https://sqlite.org/fileformat2.html#the_lock_byte_page>.
 const LOCK_PAGE: u32 = (1 << 30) / PAGE_SIZE as u32 + 1;
 /// Bytes of a note.
@@ -58,6 +58,8 @@ pub struct Image {
     remote: Option<String>,
     mode: Mode,
     target: Option<Target>,
+    /// The target is from the notes, and the remote may have become another one since.
+    from_notes: bool,
     /// Where a catch-up leads, once the remote has told.
     next_target: Option<Target>,
     /// Pages of the target that are there.
@@ -89,6 +91,7 @@ impl Image {
             remote: remote.map(str::to_owned),
             mode: Mode::Newest,
             target: None,
+            from_notes: false,
             next_target: None,
             seen: RoaringBitmap::new(),
             arrived: RoaringBitmap::new(),
@@ -137,7 +140,12 @@ impl Image {
             }
         }
         self.target = Some(target);
-        self.mode = Mode::Pinned;
+        self.from_notes = true;
+        // Even if nothing is missing: the remote must confirm that the revision is its own.
+        self.mode = match self.next_missing() {
+            Some(_) => Mode::Pinned,
+            None => Mode::CatchUp,
+        };
         self.write_notes()?;
         tracing::debug!(pages = self.seen.len(), "an interrupted download goes on");
         Ok(true)
@@ -189,6 +197,11 @@ impl Image {
         Ok(Some(request))
     }
 
+    fn next_missing(&self) -> Option<u32> {
+        self.missing(self.target.as_ref().map_or(0, |target| target.pages))
+            .next()
+    }
+
     /// The pages up to `pages` that are not there, in order.
     fn missing(&self, pages: u32) -> impl Iterator<Item = u32> + '_ {
         (self.first_missing..=pages).filter(|page_no| !self.seen.contains(*page_no) && *page_no != LOCK_PAGE)
@@ -220,6 +233,9 @@ impl Image {
                 Ok(())
             }
             (Some(begun), _) if *begun != target => {
+                let from_notes = self.from_notes;
+                self.clear()?;
+                self.from_notes = from_notes;
                 Err(Error::protocol("the remote changed the revision in the middle of a download").retry())
             }
             _ => Ok(()),
@@ -227,7 +243,7 @@ impl Image {
     }
 
     /// Writes page `page_no` (from 1); each page may come once.
-    pub fn page(&mut self, page_no: u32, data: &[u8; PAGE_SIZE]) -> Result<()> {
+    pub fn page(&mut self, page_no: u32, data: &Page) -> Result<()> {
         let target = self.next_target.as_ref().or(self.target.as_ref());
         if target.is_none_or(|target| page_no > target.pages) {
             return Err(Error::protocol(format!(
@@ -241,7 +257,7 @@ impl Image {
         }
         let mut data = *data;
         if page_no == 1 {
-            check_header(&data)?;
+            check_first_page(&data, None)?;
             // The main file is in WAL mode from its first byte on.
             data[18] = 2;
             data[19] = 2;
@@ -277,7 +293,7 @@ impl Image {
         let (_, pages) = self.extent();
         let pages = pages as u32;
         let incomplete = match request.server_pages_selector.as_slice() {
-            [] => self.missing(pages).next().is_some(),
+            [] => self.next_missing().is_some(),
             bytes => {
                 let mut wanted = selector::decode(bytes)?.into_iter().take_while(|id| *id < pages);
                 wanted.any(|id| !self.seen.contains(id + 1) && id + 1 != LOCK_PAGE)
@@ -303,10 +319,23 @@ impl Image {
         Ok(true)
     }
 
+    /// Nothing of a remote is to be kept that has broken the protocol.
+    pub fn distrust(&mut self) -> Result<()> {
+        self.clear()
+    }
+
+    /// True if the remote is not the one of the notes any more, after an error: a download that begins anew may succeed.
+    pub fn begins_anew(&mut self) -> bool {
+        std::mem::take(&mut self.from_notes) && self.target.is_none()
+    }
+
     /// Makes the file durable; which revision it is, and what it looks like.
     pub fn finish(mut self) -> Result<(String, BootstrapMark)> {
         let target = self.target.take();
         let target = target.ok_or_else(|| Error::internal("a download ended without an answer"))?;
+        if target.pages > 0 {
+            self.check_first_page(target.pages)?;
+        }
         self.file
             .set_len(u64::from(target.pages) * PAGE_SIZE as u64)
             .and_then(|()| self.file.sync_all())
@@ -323,6 +352,15 @@ impl Image {
             checksum,
         };
         Ok((target.revision, mark))
+    }
+
+    /// What the file says of itself must fit what the remote says. If not, the download begins anew.
+    fn check_first_page(&mut self, pages: u32) -> Result<()> {
+        let mut first = [0; PAGE_SIZE];
+        self.file
+            .read_exact_at(&mut first, 0)
+            .map_err(|e| Error::io(format!("read {}", self.path.display()), &e))?;
+        check_first_page(&first, Some(pages)).or_else(|e| self.clear().and(Err(e)))
     }
 
     /// Writes the notes anew.
@@ -383,21 +421,6 @@ fn decode_note(note: [u8; NOTE]) -> (u32, u32) {
     ((note >> 32) as u32, note as u32)
 }
 
-fn check_header(page: &[u8; PAGE_SIZE]) -> Result<()> {
-    if &page[..16] != b"SQLite format 3\0" {
-        return Err(Error::protocol(
-            "the remote's first page is not the first page of a SQLite database",
-        ));
-    }
-    let page_size = u16::from_be_bytes([page[16], page[17]]);
-    if page_size != PAGE_SIZE as u16 {
-        return Err(Error::protocol(format!(
-            "the remote database has pages of {page_size} bytes; sync needs {PAGE_SIZE}"
-        )));
-    }
-    Ok(())
-}
-
 fn page_checksum(page_no: u32, data: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&page_no.to_le_bytes()), data)
 }
@@ -433,7 +456,7 @@ mod tests {
     fn first_page() -> [u8; PAGE_SIZE] {
         let mut page = [0; PAGE_SIZE];
         page[..16].copy_from_slice(b"SQLite format 3\0");
-        page[16] = 0x10;
+        page[16..20].copy_from_slice(&[0x10, 0, 2, 2]);
         page
     }
 
@@ -515,11 +538,15 @@ mod tests {
         assert!(image.page(3, &page(3, 0)).is_err());
         assert!(image.page(0, &page(3, 0)).is_err());
         assert!(image.answered(&request).unwrap_err().retryable);
-        assert!(image.header(&header("s", 2)).unwrap_err().retryable);
         let mut other = first_page();
         other[16] = 0x04;
         let e = image.page(1, &other).unwrap_err();
         assert!(e.message.contains("1024"), "{e}");
+        assert!(image.header(&header("s", 2)).unwrap_err().retryable);
+        assert_eq!(
+            image.next_request(0).unwrap(),
+            Some(PullUpdatesRequest::default())
+        );
     }
 
     #[test]

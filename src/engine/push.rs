@@ -12,14 +12,14 @@ use std::collections::HashSet;
 
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
-use super::remote::{PIPELINE_PATH, check_status};
+use super::remote::{PIPELINE_PATH, Shared, check_status};
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
-use crate::io::Stage;
+use crate::io::{BodySink, Stage};
 use crate::pages::BaseHealth;
-use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
+use crate::protocol::pipeline::{BatchBuilder, BatchResult, StmtError};
 use crate::record::Value;
 use crate::replay::{
     ConflictOperation, Failure, Purpose, PushGenerator, ReplayStatement, Transactions, conflicts,
@@ -30,6 +30,9 @@ use crate::replay::{
 const DEFAULT_OPERATIONS: u64 = 2000;
 /// Bytes of a request after which a new one starts.
 const REQUEST_BYTES: usize = 4 << 20;
+/// Longest answer, in bytes, and what each step adds to it: results without rows take some two hundred.
+const MAX_ANSWER: usize = 64 << 10;
+const MAX_ANSWER_PER_STEP: usize = 1 << 10;
 /// How often a push that finds the remote changed under it pulls and tries again.
 const MAX_REBASES: u32 = 5;
 
@@ -336,9 +339,24 @@ impl Task {
 
     async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
         let http = self.request(PIPELINE_PATH, "application/json", body.to_vec())?;
-        let response = self.exchange("push", http, None).await?;
+        let limit = MAX_ANSWER + steps.saturating_mul(MAX_ANSWER_PER_STEP);
+        let answer = Shared::new(Vec::new());
+        let (feed, control) = (answer.clone(), self.control.clone());
+        let sink: BodySink = Box::new(move |bytes| {
+            control.received(bytes.len());
+            feed.with(|answer| match answer.len() + bytes.len() > limit {
+                true => Err(Error::protocol(format!(
+                    "the answer to {steps} statements is longer than {limit} bytes"
+                ))),
+                false => {
+                    answer.extend_from_slice(bytes);
+                    Ok(())
+                }
+            })
+        });
+        let response = self.exchange("push", http, Some(sink)).await?;
         check_status("push", &response)?;
-        PipelineResponse::parse(&response.body)?.into_batch(steps)
+        BatchResult::parse(&answer.take()?, steps).map_err(|e| e.context("push"))
     }
 }
 

@@ -153,6 +153,6 @@ impl Changes {
                 _ => Ok(()),
             };
         }
-        header::check(&first, self.db_pages())
+        header::check_first_page(&first, Some(self.db_pages()))
     }
 }

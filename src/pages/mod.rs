@@ -35,6 +35,7 @@ use crate::error::{Error, Result};
 pub use apply::{ApplyContext, ApplyReport};
 pub use changes::{Changes, ChangesWriter};
 pub use checkpoint::CheckpointReport;
+pub use header::check_first_page;
 use main_file::{Snapshot, Stamp};
 use overlay::{BaseView, Overlay};
 use revert::{Opened, Revert, Slot};

@@ -83,8 +83,10 @@ impl Slot {
             .chunks_exact(8)
             .map(|w| w.try_into().map_or(0, u64::from_le_bytes));
         let mut next = || words.next().unwrap_or(0);
+        // Nobody has counted that far; there must be a next one.
+        let sequence = Some(next()).filter(|sequence| *sequence < u64::MAX / 2)?;
         Some(Slot {
-            sequence: next(),
+            sequence,
             epoch: next() as i64,
             count: next(),
             previous_count: next(),
@@ -359,7 +361,7 @@ fn entry_crc(entry: &[u8]) -> u32 {
 /// The page of an entry, `None` if the entry is damaged.
 fn entry_page_no(entry: &[u8]) -> Option<u32> {
     let number = |at: usize| u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
-    (entry_crc(entry) == number(12)).then(|| number(0))
+    (entry_crc(entry) == number(12) && number(0) != 0).then(|| number(0))
 }
 
 fn sync_folder_of(path: &Path) -> Result<()> {
