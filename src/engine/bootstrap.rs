@@ -16,6 +16,8 @@ use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
 use crate::protocol::{selector, url};
 
 const PAGE_SIZE: u64 = 4096;
+/// Most pages of a request that names its pages (4 GiB): they are named in memory.
+const MAX_CHUNK: u64 = 1 << 20;
 
 impl Inner {
     /// `create_db` and `open`.
@@ -189,7 +191,7 @@ impl Inner {
     /// Downloads the whole remote into `<db>-changes`, as a database image; the revision and what the image is.
     async fn download(&self) -> Result<(String, BootstrapMark)> {
         let image = Shared::new(ImageWriter::create(&self.files.changes)?);
-        let chunk = (self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE)) as u32;
+        let chunk = self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE).min(MAX_CHUNK) as u32;
         let mut header: Option<PullHeader> = None;
         let mut next_page = 0u32;
         loop {

@@ -62,6 +62,7 @@ struct Batch {
     steps: usize,
     /// Step number of the first of `statements`; the watermark step follows the last.
     first: usize,
+    /// Without their arguments.
     statements: Vec<ReplayStatement>,
     last_change_id: i64,
     /// What the remote's header holds afterwards.
@@ -157,12 +158,12 @@ impl Inner {
             reader.overwriting = conflicts::overwriting(&conn)?;
             let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
-            let Some(batch) = batch else { break };
+            let Some(mut batch) = batch else { break };
             if batch.last_change_id > sent {
                 state::note_sent(self.path(), state, batch.last_change_id, BUSY_TIMEOUT)?;
                 sent = batch.last_change_id;
             }
-            let result = self.send(&batch.body, batch.steps).await?;
+            let result = self.send(std::mem::take(&mut batch.body), batch.steps).await?;
             let verdict = batch.check(&result)?;
             if !matches!(verdict, Verdict::Committed) {
                 let not_done = match verdict {
@@ -235,7 +236,7 @@ impl Inner {
         let fence_id = fence_id(&state.client_id);
         batch.query(&sql, &[text(&state.client_id), text(&fence_id)])?;
         let (body, steps) = batch.finish();
-        let result = self.send(&body, steps).await?;
+        let result = self.send(body, steps).await?;
         let rows = match (result.first_error(), result.result(0)) {
             (Some((_, e)), _) if e.message.contains("no such table") => &[],
             (Some((_, e)), _) => {
@@ -277,7 +278,7 @@ impl Inner {
 
     /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
     async fn raise_fence(&self, (body, steps): (Vec<u8>, usize)) -> Result<bool> {
-        let result = self.send(&body, steps).await?;
+        let result = self.send(body, steps).await?;
         match result.first_error() {
             None => Ok(true),
             Some((GUARD_STEP, _)) => Ok(false),
@@ -319,8 +320,8 @@ impl Inner {
         Ok(generator.failure(entry, statement, refused))
     }
 
-    async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
-        let http = self.request(PIPELINE_PATH, "application/json", body.to_vec())?;
+    async fn send(&self, body: Vec<u8>, steps: usize) -> Result<BatchResult> {
+        let http = self.request(PIPELINE_PATH, "application/json", body)?;
         let response = self.queue.http(http, None).await.map_err(|e| e.context("push"))?;
         check_status("push", &response)?;
         PipelineResponse::parse(&response.body)?.into_batch(steps)
@@ -357,20 +358,25 @@ impl BatchReader {
         let mut last_change_id = self.acknowledged;
         let mut batch_header = header;
         while let Some(txn) = log.next_transaction()? {
-            self.position = txn.last().map_or(self.position, |last| last.change_id);
+            self.position = txn.last_change_id();
             if self.position <= self.acknowledged {
-                txn.iter().try_for_each(|entry| self.generator.skip(entry))?;
+                for entry in txn.entries() {
+                    let entry = entry?;
+                    self.generator.skip(&entry)?;
+                }
                 continue;
             }
-            let overwrite = txn
-                .first()
-                .is_some_and(|first| self.overwriting.contains(&first.txn_id));
-            for statement in self.generator.transaction(&txn, overwrite)? {
-                builder
-                    .step(&statement.sql, &statement.args)
-                    .map_err(|e| statement.failed(e))?;
-                statements.push(statement);
-            }
+            let overwrite = self.overwriting.contains(&txn.txn_id());
+            self.generator
+                .each_statement(&txn, overwrite, &mut |mut statement| {
+                    builder
+                        .step(&statement.sql, &statement.args)
+                        .map_err(|e| statement.failed(e))?;
+                    // They are in the request now, and need not be in memory twice.
+                    statement.args = Vec::new();
+                    statements.push(statement);
+                    Ok(())
+                })?;
             last_change_id = self.position;
             if statements.len() as u64 >= self.operations || builder.body_len() >= REQUEST_BYTES {
                 batch_header = self.header;
