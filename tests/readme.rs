@@ -1,6 +1,6 @@
 //! The README's C example is a program.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[test]
@@ -41,25 +41,35 @@ fn the_example_compiles() {
     );
 }
 
+/// The source of the tests `name`.
+fn test_file(name: &str) -> Option<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let places = [tests.join(format!("{name}.rs")), tests.join(name).join("main.rs")];
+    places.into_iter().find(|path| path.exists())
+}
+
 /// The tests that a document names as `file::test`.
 fn named_tests(document: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join(document)).unwrap();
     let named = text.split('`').filter_map(|word| word.split_once("::"));
     named
-        .filter(|(file, name)| !name.contains("::") && root.join(format!("tests/{file}.rs")).exists())
+        .filter(|(file, name)| !name.contains("::") && test_file(file).is_some())
         .map(|(file, name)| (file.to_owned(), name.to_owned()))
         .collect()
 }
 
 #[test]
 fn documents_name_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (document, least) in [("README.md", 6), ("docs/conflicts.md", 80), ("docs/guarantees.md", 25)] {
+    for (document, least) in [
+        ("README.md", 6),
+        ("docs/conflicts.md", 80),
+        ("docs/guarantees.md", 25),
+    ] {
         let tests = named_tests(document);
         assert!(tests.len() >= least, "{document}: {tests:?}");
         for (file, name) in tests {
-            let text = std::fs::read_to_string(root.join(format!("tests/{file}.rs"))).unwrap();
+            let text = std::fs::read_to_string(test_file(&file).unwrap()).unwrap();
             let start = format!("fn {name}(");
             let mut tests = text.split("#[test]").skip(1);
             let found = tests.any(|rest| rest.trim_start().starts_with(&start));

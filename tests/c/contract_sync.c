@@ -1,7 +1,9 @@
 /*
  * Contract of turso_sync.h: arguments, order, results. Argument: an empty directory. No network.
  */
+#define _POSIX_C_SOURCE 200809L
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "replica.h"
 
