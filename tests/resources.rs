@@ -393,5 +393,6 @@ fn extreme_numbers_work_or_are_refused() {
         ..Default::default()
     };
     let mut op = engine.create_db();
-    turso_sync::driver::run(engine.io(), &longest, || op.resume()).unwrap();
+    let control = op.control().clone();
+    turso_sync::driver::run(engine.io(), &longest, &control, || op.resume()).unwrap();
 }

@@ -52,17 +52,19 @@ impl PushGenerator {
     }
 
     /// Gives `on` the statements that carry one whole local transaction, in order. There may be none. With `overwrite`
-    /// they remove what is in their way.
+    /// they remove what is in their way. Returns the number of the transaction's entries.
     pub fn each_statement(
         &mut self,
         transaction: &Transaction<'_>,
         overwrite: bool,
         on: &mut dyn FnMut(ReplayStatement) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
+        let mut entries = 0;
         let mut cascades = Cascades::default();
         self.generator.set_overwrite(overwrite);
         for entry in transaction.entries() {
             let entry = entry?;
+            entries += 1;
             let statements = if entry.table == SCHEMA_TABLE {
                 self.ddl(&entry, overwrite)?
             } else if !is_internal(&entry.table)
@@ -74,7 +76,8 @@ impl PushGenerator {
             };
             statements.into_iter().try_for_each(&mut *on)?;
         }
-        self.generator.finish()?.into_iter().try_for_each(on)
+        self.generator.finish()?.into_iter().try_for_each(on)?;
+        Ok(entries)
     }
 
     /// What a refused statement was about. `entry` is its change.

@@ -67,6 +67,7 @@ pub fn run_child(variables: &[(&str, &str)]) -> String {
 
 /// Runs an operation with the built-in driver.
 pub fn drive<T>(engine: &DatabaseSyncEngine, mut op: Operation<T>) -> Result<T> {
-    driver::run(engine.io(), &DriverConfig::default(), || op.resume())?;
+    let control = op.control().clone();
+    driver::run(engine.io(), &DriverConfig::default(), &control, || op.resume())?;
     Ok(op.take_result().unwrap())
 }
