@@ -15,7 +15,7 @@ FIRST   ?= 1
 SECONDS ?= 600
 TARGETS ?=
 
-.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench install examples static model fuzz \
+.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench bench-memory install examples static model fuzz \
   miri deps clean
 
 help: ## List the targets
@@ -62,6 +62,10 @@ lint: ## Format and lint
 
 bench: ## Ratios against plain SQLite and the raw disk
 	$(CARGO) bench --features server
+
+bench-memory: ## Peak memory of processes that sync 1 GB and 200,000 rows (MEMORY_MB=1000 MEMORY_ROWS=200000)
+	MEMORY_MB=$(or $(MEMORY_MB),1000) MEMORY_ROWS=$(or $(MEMORY_ROWS),200000) \
+	  $(CARGO) test --release --features server --test memory -- --nocapture a_large_database
 
 deps: ## Install what the tests need and the machine lacks (Debian packages, a Python environment)
 	@sh tests/scripts/deps.sh

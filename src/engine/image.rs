@@ -26,7 +26,7 @@ const LOCK_PAGE: u32 = (1 << 30) / PAGE_SIZE as u32 + 1;
 /// Bytes of a note.
 const NOTE: usize = 8;
 /// Most pages that are asked for at once: what a remote claims about its size must not cost memory.
-const PAGES_AT_ONCE: usize = 1 << 20;
+const PAGES_AT_ONCE: u32 = 1 << 20;
 /// Pages that arrive between two writes of notes: as much is fetched again after a crash.
 const NOTES_AT_ONCE: usize = 32;
 
@@ -171,14 +171,14 @@ impl Image {
         let mut request = PullUpdatesRequest::default();
         match (&self.target, self.mode) {
             (None, _) if chunk == 0 => {}
-            (None, _) => request.server_pages_selector = selector::encode_range(0..chunk)?,
+            (None, _) => request.server_pages_selector = selector::encode_range(0..chunk.min(PAGES_AT_ONCE))?,
             (Some(target), Mode::CatchUp) => request.client_revision = target.revision.clone(),
             (Some(target), _) => {
                 request.server_revision = target.revision.clone();
                 let limit = match chunk {
                     0 => PAGES_AT_ONCE,
-                    n => (n as usize).min(PAGES_AT_ONCE),
-                };
+                    n => n.min(PAGES_AT_ONCE),
+                } as usize;
                 let pages = target.pages;
                 // Ids count from 0, page numbers from 1.
                 let mut ids: RoaringBitmap = self
@@ -658,7 +658,7 @@ mod tests {
         image.header(&header("r", u64::from(u32::MAX))).unwrap();
         image.page(u32::MAX - 1, &page(7, 0)).unwrap();
         let request = image.next_request(0).unwrap().unwrap();
-        assert_eq!(ids(&request).len(), PAGES_AT_ONCE);
+        assert_eq!(ids(&request).len(), PAGES_AT_ONCE as usize);
         assert!(image.answered(&request).unwrap_err().retryable);
         assert!(image.answered(&PullUpdatesRequest::default()).is_err());
     }

@@ -19,7 +19,7 @@ pub fn perform(item: &IoItem) -> Result<()> {
     };
     match &result {
         Ok(()) => item.done(),
-        Err(e) => item.poison(&e.message),
+        Err(e) => item.fail(e.clone()),
     }
     result
 }

@@ -193,6 +193,11 @@ impl IoItem {
             .finish(Err(Error::new(category, Code::Error, text).retry()));
     }
 
+    /// Fails the request with an error that says more than a text.
+    pub(crate) fn fail(&self, error: Error) {
+        self.completion.finish(Err(error));
+    }
+
     /// The answer is complete.
     pub fn done(&self) {
         self.completion.finish(Ok(()));
