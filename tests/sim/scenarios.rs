@@ -174,22 +174,28 @@ fn ignoring() -> Rig {
     rig
 }
 
-/// Dies in the middle of `operation`, and loses the power.
-fn dead_in(mut rig: Rig, share: (u64, u64), operation: fn(&mut Rig) -> Result<()>, count: u64) -> Rig {
-    rig.arm(Victim::Replica, Some(Point::Call(count * share.0 / share.1)));
+/// Dies in call number `call` of `operation`.
+fn dead_in(mut rig: Rig, call: u64, operation: fn(&mut Rig) -> Result<()>, loss: Option<Survival>) -> Rig {
+    rig.arm(Victim::Replica, Some(Point::Call(call)));
     let _ = operation(&mut rig);
     assert!(rig.dead(Victim::Replica));
-    rig.rise(Victim::Replica, Some(Survival::Chance), &mut Rng::new(3, 0))
-        .unwrap();
+    rig.rise(Victim::Replica, loss, &mut Rng::new(3, 0)).unwrap();
     rig
 }
 
 fn dead_in_pull() -> Rig {
-    dead_in(pending_and_others(), (2, 3), pull, 60)
+    dead_in(pending_and_others(), 40, pull, Some(Survival::Chance))
 }
 
 fn dead_in_checkpoint() -> Rig {
-    dead_in(pending(), (1, 2), checkpoint, 30)
+    dead_in(pending(), 15, checkpoint, Some(Survival::Chance))
+}
+
+/// The process died while it copied pages into the main file, which nobody has synced since.
+fn killed_in_checkpoint() -> Rig {
+    let mut rig = dead_in(pending(), 40, checkpoint, None);
+    rig.create().unwrap();
+    rig
 }
 
 fn closed() -> Rig {
@@ -227,6 +233,17 @@ fn pull(rig: &mut Rig) -> Result<()> {
 
 fn checkpoint(rig: &mut Rig) -> Result<()> {
     rig.checkpoint()
+}
+
+fn checkpoint_and_commit(rig: &mut Rig) -> Result<()> {
+    rig.checkpoint()?;
+    rig.transaction("t8", &["UPDATE doc SET c = 'eight' WHERE id < 3"])
+}
+
+fn checkpoint_and_pull(rig: &mut Rig) -> Result<()> {
+    rig.checkpoint()?;
+    rig.remote(&["UPDATE doc SET c = 'again' WHERE id < 4"]);
+    pull(rig)
 }
 
 fn push(rig: &mut Rig) -> Result<()> {
@@ -305,6 +322,7 @@ pub fn all() -> Vec<Scenario> {
     add("open", closed, open);
     add("open after a death in a pull", dead_in_pull, open);
     add("open after a death in a checkpoint", dead_in_checkpoint, open);
+    add("push after a death in a checkpoint", killed_in_checkpoint, push);
     add("commit", replica, commits);
     add("push", pending, push);
     add("push over others", pending_and_others, push);
@@ -368,6 +386,12 @@ pub fn all() -> Vec<Scenario> {
     add("checkpoint", pending, checkpoint);
     add("checkpoint after a pull", many_pulled, checkpoint);
     add("checkpoint with a reader", || with_reader(pending()), checkpoint);
+    add(
+        "checkpoint with a reader and commit",
+        || with_reader(pending()),
+        checkpoint_and_commit,
+    );
+    add("checkpoint and pull", many_pulled, checkpoint_and_pull);
     add("close", pending, close);
     add("close after a pull", many_pulled, close);
     scenarios.extend([
