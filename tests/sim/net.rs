@@ -100,7 +100,7 @@ pub fn deliver(item: &IoItem, status: u16, mut body: Vec<u8>, mishap: Mishap, rn
 }
 
 /// The header of a download as other servers send it.
-fn uncounted_header(body: &[u8]) -> Option<Vec<u8>> {
+pub fn uncounted_header(body: &[u8]) -> Option<Vec<u8>> {
     let mut found = None;
     let _ = PullDecoder::new().push(body, &mut |event| {
         if let PullEvent::Header(header) = event {

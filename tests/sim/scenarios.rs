@@ -74,6 +74,13 @@ fn others(rig: &mut Rig) {
     ]);
 }
 
+/// Others have not changed the size of the database.
+fn pending_and_small() -> Rig {
+    let mut rig = pending();
+    rig.remote(&["UPDATE doc SET c = 'same' WHERE id < 4"]);
+    rig
+}
+
 fn pending_and_others() -> Rig {
     let mut rig = pending();
     others(&mut rig);
@@ -94,6 +101,18 @@ fn conflict(policy: ConflictPolicy) -> Rig {
     rig.promised.remove("u2");
     rig.remote(&["INSERT INTO uniq VALUES (3, 'wanted', 's')"]);
     others(&mut rig);
+    rig
+}
+
+/// Nothing but a transaction that the remote will refuse.
+fn refused() -> Rig {
+    let mut rig = shop();
+    rig.opts.conflict_policy = ConflictPolicy::SetAside;
+    rig.create().unwrap();
+    rig.transaction("u2", &["INSERT INTO uniq VALUES (2, 'wanted', 'u2')"])
+        .unwrap();
+    rig.promised.remove("u2");
+    rig.remote(&["INSERT INTO uniq VALUES (3, 'wanted', 's')"]);
     rig
 }
 
@@ -250,6 +269,14 @@ fn push(rig: &mut Rig) -> Result<()> {
     rig.push()
 }
 
+/// The host does not notice that the first answer is cut short.
+fn pull_cut(rig: &mut Rig) -> Result<()> {
+    rig.cut_pulls = 1;
+    let _ = rig.pull();
+    rig.cut_pulls = 0;
+    pull(rig)
+}
+
 /// Nobody hears that it succeeded; the second one asks.
 fn push_unheard(rig: &mut Rig) -> Result<()> {
     rig.lose_pushes = 1;
@@ -353,6 +380,11 @@ pub fn all() -> Vec<Scenario> {
         rig.remote(&["UPDATE doc SET c = 'again' WHERE id < 4"]);
         pull(rig)
     });
+    add(
+        "pull of which only the header arrives",
+        pending_and_small,
+        pull_cut,
+    );
     add("pull that grows", grown, pull);
     add("pull that shrinks", shrunk, pull);
     add("pull with a reader", || with_reader(pending_and_others()), pull);
@@ -373,6 +405,7 @@ pub fn all() -> Vec<Scenario> {
         || conflict(ConflictPolicy::SetAside),
         push,
     );
+    add("push that is refused", refused, push);
     add("resolve: set aside", blocked, |rig| {
         resolve_by(rig, Resolution::SetAside)
     });

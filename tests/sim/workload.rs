@@ -25,7 +25,7 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
         let id = 1_000_000 * (n as u64 + 1) + node.next_tag;
         sql.push(format!(
             "INSERT INTO uniq VALUES ({id}, 'name{}', '{tag}')",
-            rng.below(4)
+            node.next_tag as usize / 2 + rng.below(2)
         ));
         if rng.one_in(4) {
             sql.push(format!(
