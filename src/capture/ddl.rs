@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
+use crate::capture::buffer::RowOp;
 use crate::capture::flush::{LogRow, LogWriter};
 use crate::capture::ignored::IgnoredTables;
 use crate::capture::log::{ChangeType, IGNORED_MARK};
+use crate::capture::programs::{Step, Work};
 use crate::capture::sqlite::{Db, quoted};
 use crate::error::{Category, Code, Error, Result};
 use crate::record::{self, Value};
@@ -78,6 +80,17 @@ impl Finished<'_> {
     /// Row changes of tables that the statement created or dropped go with the statement.
     pub fn wants_rows_of(&self, table: &str) -> bool {
         self.before.find("table", table).is_some() && self.after.find("table", table).is_some()
+    }
+
+    /// What DROP TABLE does to rows, where `work` is what the authorizer was told.
+    pub fn work(&self, work: &Work) -> Work {
+        Work {
+            step: Some(Step {
+                verb: RowOp::Delete,
+                table: self.ddl.name.clone(),
+            }),
+            assigned: work.assigned.clone(),
+        }
     }
 
     /// Writes the log row of the statement, and those of the rows that CREATE TABLE AS SELECT made.
@@ -208,18 +221,8 @@ fn write_initial_rows(db: Db, log: &mut LogWriter, table: &str) -> Result<()> {
     if info.without_rowid {
         return Ok(());
     }
-    let Some(rowid) = info.rowid_name() else {
-        let mut any = db.prepare(&format!("SELECT 1 FROM main.{} LIMIT 1", quoted(table)))?;
-        return match any.step()? {
-            true => Err(Error::new(
-                Category::Usage,
-                Code::Error,
-                "rows of CREATE TABLE AS SELECT cannot be captured while columns hide the rowid; rename one of the \
-                 columns rowid, _rowid_ and oid, or use CREATE TABLE and INSERT",
-            )),
-            false => Ok(()),
-        };
-    };
+    // Where columns hide the rowid: the rows of a table that was empty have the rowids from 1 on, and are read in their order.
+    let rowid = info.rowid_name().unwrap_or_else(|| "row_number() OVER ()".into());
     let mut rows = db.prepare(&format!(
         "SELECT {rowid}, {} FROM main.{}",
         info.select_list(),

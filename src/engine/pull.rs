@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::lock::SyncGuard;
 use super::remote::Shared;
-use super::{BUSY_TIMEOUT, Inner, base_state};
+use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
-use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
+use crate::protocol::pull::{PullEvent, PullHeader, PullUpdatesRequest};
 use crate::replay::Plan;
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
@@ -55,7 +55,7 @@ impl Drop for DownloadSlot {
     }
 }
 
-impl Inner {
+impl Task {
     /// Downloads what is new. Does not hold the sync lock: local work and pushes go on during a long poll.
     pub(super) async fn wait(&self) -> Result<Option<DbChangesStatus>> {
         self.require_open()?;
@@ -92,8 +92,9 @@ impl Inner {
         let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
         let sink = writer.clone();
         let header = self
-            .fetch_pages("pull", &request, move |page_no, data| {
-                sink.with(|writer| writer.page(page_no, data))
+            .fetch_pages("pull", &request, move |event| match event {
+                PullEvent::Header(_) => Ok(()),
+                PullEvent::Page { page_no, data } => sink.with(|writer| writer.page(page_no, data)),
             })
             .await?;
         let pages =

@@ -34,7 +34,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
         rowid: Some("rowid"),
         has_triggers: false,
         delete_triggers: false,
-        update_of_triggers: false,
+        assignment_triggers: false,
         own_conflict_clause: false,
         foreign_keys: Vec::new(),
         virtual_kind: Some(kind),
