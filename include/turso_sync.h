@@ -464,8 +464,8 @@ typedef struct turso_sync_operation_t turso_sync_operation_t;
  */
 typedef struct {
     /**
-     * Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-wal-revert` and
-     * `-lock`, appended to this path.
+     * Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-download`,
+     * `-wal-revert` and `-lock`, appended to this path.
      */
     const char *path;
     /**

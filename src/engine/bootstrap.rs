@@ -142,6 +142,8 @@ impl Task {
                 self.opts.path, self.files.info
             )));
         }
+        // Who died behind the rename has left them.
+        image::remove_notes(&self.files.beside("-download"))?;
         self.initialize(&metadata, expected.map_or(0, |mark| mark.pages))?;
         metadata.set_bootstrap(None);
         Ok(metadata)

@@ -175,17 +175,17 @@ fn started_offline() -> Rig {
 
 fn ignoring() -> Rig {
     let mut rig = shop();
-    rig.opts.tables_ignore = vec!["cache".into()];
+    rig.opts.tables_ignore = vec!["shelf".into()];
     rig.create().unwrap();
     rig.sql(
-        "CREATE TABLE cache (k TEXT PRIMARY KEY, v); INSERT INTO cache VALUES ('a', hex(zeroblob(4000)))",
+        "CREATE TABLE shelf (k TEXT PRIMARY KEY, v); INSERT INTO shelf VALUES ('a', hex(zeroblob(4000)))",
     )
     .unwrap();
     rig.transaction(
         "t1",
         &[
             "UPDATE doc SET a = 100 WHERE id < 4",
-            "INSERT INTO cache VALUES ('b', 2)",
+            "INSERT INTO shelf VALUES ('b', 2)",
         ],
     )
     .unwrap();
