@@ -100,6 +100,7 @@ impl Task {
         metadata.set_revision(&state.revision);
         crate::io::files::remove_leftovers(self.files.info.as_ref());
         crate::io::files::remove_leftovers(&self.files.changes);
+        crate::io::files::remove_leftovers(&self.files.download);
         if let Ok(guard) = self.lock.acquire() {
             // After a crash in a checkpoint, the log must be looked at before it grows. Not with `state`: another
             // process may have pulled since it was read.
@@ -127,7 +128,6 @@ impl Task {
         if mark.pages > 0 {
             crate::io::files::rename_durably(&self.files.changes, self.path())?;
         }
-        image::remove_notes(&self.files.beside("-download"))?;
         self.initialize_download(&metadata, mark)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
@@ -150,6 +150,8 @@ impl Task {
     /// Makes what was downloaded a replica. If that is impossible because of what the remote has sent, and the file is
     /// still nothing but that, it goes: the next attempt downloads again.
     fn initialize_download(&self, metadata: &DatabaseMetadata, mark: BootstrapMark) -> Result<()> {
+        // The download has ended, perhaps with the death of who came here first.
+        image::remove_notes(&self.files.download)?;
         let Err(e) = self.initialize(metadata, mark.pages) else {
             return Ok(());
         };
@@ -209,8 +211,8 @@ impl Task {
             Some(url) => Some(url::normalize(url)?),
             None => None,
         };
-        let notes = self.files.beside("-download");
-        let image = Shared::new(Image::resume(&self.files.changes, &notes, remote.as_deref())?);
+        let notes = &self.files.download;
+        let image = Shared::new(Image::resume(&self.files.changes, notes, remote.as_deref())?);
         let chunk = u32::try_from(self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
         while let Some(request) = image.with(|image| image.next_request(chunk))? {
             let sink = image.clone();

@@ -111,6 +111,7 @@ struct Files {
     main: PathBuf,
     info: String,
     changes: PathBuf,
+    download: PathBuf,
 }
 
 impl Files {
@@ -135,6 +136,7 @@ impl DatabaseSyncEngine {
         let files = Files {
             info: format!("{}-info", opts.path),
             changes: PathBuf::from(format!("{}-changes", opts.path)),
+            download: PathBuf::from(format!("{}-download", opts.path)),
             main,
         };
         let inner = Inner {
