@@ -19,8 +19,12 @@ const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, who TEXT, x BLOB);
     WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 100)
     INSERT INTO t SELECT i, 'remote', randomblob(1000) FROM i";
 
-/// Runs a task of [`child`] in a process whose limits are its own.
-fn in_child(task: &str) {
+/// Runs `task` in a process of its own, whose limits are its own: `test` again, which then finds its world made.
+fn in_child(test: &str, task: fn(&World)) {
+    if let (Ok(folder), Ok(url)) = (std::env::var("RESOURCES_FOLDER"), std::env::var("RESOURCES_URL")) {
+        let folder = folder.into();
+        return task(&World { folder, url });
+    }
     let dir = tempfile::tempdir().unwrap();
     // The child gives up its rights.
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
@@ -30,43 +34,30 @@ fn in_child(task: &str) {
     drop(conn);
     let server = Server::start(&remote);
     let folder = dir.path().to_str().unwrap();
-    run_child(&[("TASK", task), ("FOLDER", folder), ("URL", &server.url)]);
+    run_child(
+        test,
+        &[("RESOURCES_FOLDER", folder), ("RESOURCES_URL", &server.url)],
+    );
 }
 
 #[test]
 fn a_full_disk_at_any_point_loses_nothing() {
-    in_child("full");
+    in_child("a_full_disk_at_any_point_loses_nothing", full_disk);
 }
 
 #[test]
 fn exhausted_file_descriptors_lose_nothing() {
-    in_child("descriptors");
+    in_child("exhausted_file_descriptors_lose_nothing", few_descriptors);
 }
 
 #[test]
 fn what_may_not_be_written_or_read_is_a_clear_error() {
-    in_child("rights");
+    in_child("what_may_not_be_written_or_read_is_a_clear_error", missing_rights);
 }
 
 #[test]
 fn a_folder_that_is_gone_for_a_while_does_no_harm() {
-    in_child("folder");
-}
-
-#[test]
-#[ignore = "a part of the other tests"]
-fn child() {
-    let world = World {
-        folder: std::env::var("FOLDER").unwrap().into(),
-        url: std::env::var("URL").unwrap(),
-    };
-    match std::env::var("TASK").unwrap().as_str() {
-        "full" => full_disk(&world),
-        "descriptors" => few_descriptors(&world),
-        "rights" => missing_rights(&world),
-        "folder" => missing_folder(&world),
-        other => panic!("unknown task {other}"),
-    }
+    in_child("a_folder_that_is_gone_for_a_while_does_no_harm", missing_folder);
 }
 
 struct World {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 /// Pages of a block.
-const BLOCK: u32 = 256;
+const BLOCK: u32 = 16;
 
-/// What belongs to each page. Memory: four bytes per page where pages are many, and never more than a KiB per page, so
+/// What belongs to each page. Memory: four bytes per page where pages are many, and never more than a hundred per page, so
 /// that a remote that names distant pages cannot make it large without sending as much itself.
 #[derive(Default)]
 pub(super) struct PageMap {

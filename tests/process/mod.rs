@@ -52,10 +52,10 @@ pub fn remote_sql(url: &str, sql: &str) -> String {
     text
 }
 
-/// Runs the ignored test `child` of this binary as a process, with `variables`; what it printed.
-pub fn run_child(variables: &[(&str, &str)]) -> String {
+/// Runs `test` of this binary as a process, with `variables`; what it printed.
+pub fn run_child(test: &str, variables: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .envs(variables.iter().copied())
         .output()
         .unwrap();
