@@ -29,6 +29,7 @@ pub(super) struct TableInfo {
     /// No column needs any treatment.
     plain: bool,
     pub without_rowid: bool,
+    pub has_triggers: bool,
     /// It may have DELETE triggers.
     pub delete_triggers: bool,
     /// It may have UPDATE OF triggers.
@@ -90,13 +91,14 @@ impl TableInfo {
             }
         }
         let mut triggers = db.prepare(
-            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0), ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0)
+            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0), ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0), count(*)
              FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
         triggers.bind(1, &name)?;
         if triggers.step()? {
             info.delete_triggers = triggers.integer(0) != 0;
             info.update_of_triggers = triggers.integer(1) != 0;
+            info.has_triggers = triggers.integer(2) != 0;
         }
         Ok(info)
     }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Error, Result};
 use crate::record::{Value, decode};
-use crate::replay::replaced::Replaced;
+use crate::replay::clause::{self, Or};
+use crate::replay::replaced::{By, Replaced};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::values::Slots;
 use crate::replay::{Purpose, ReplayStatement, virtual_table};
@@ -42,7 +44,9 @@ pub(super) struct RowChange {
     /// What an update does to each column; empty for the others.
     pub mask: Vec<Set>,
     /// A delete by a REPLACE that fired no trigger.
-    pub replaced: bool,
+    pub replaced: Option<By>,
+    /// The conflict clause that overrode those in the bodies of the change's triggers.
+    pub clause: Clause,
 }
 
 impl RowChange {
@@ -70,13 +74,24 @@ impl RowChange {
         };
         let before = row(&entry.before, entry.change_type != ChangeType::Insert)?;
         let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
-        let mask = match &entry.updates {
-            _ if is_virtual => Vec::new(),
-            _ if entry.change_type != ChangeType::Update => Vec::new(),
+        let updates = match &entry.updates {
+            Some(updates) if !is_virtual => Some(decode(updates)?),
+            _ => None,
+        };
+        let is_update = entry.change_type == ChangeType::Update;
+        let extra = updates.as_deref().and_then(|updates| match is_update {
+            true => updates.get(2 * width),
+            false => updates.first(),
+        });
+        let extra = match extra {
+            Some(Value::Integer(number)) => Some(*number),
+            _ => None,
+        };
+        let mask = match &updates {
+            _ if is_virtual || !is_update => Vec::new(),
             None => vec![Set::New; width],
             Some(updates) => {
-                let updates = decode(updates)?;
-                if updates.len() != 2 * width {
+                if updates.len() != 2 * width + usize::from(extra.is_some()) {
                     return Err(bad("the mask does not fit the table"));
                 }
                 updates
@@ -90,13 +105,15 @@ impl RowChange {
                     .collect()
             }
         };
+        let is_delete = entry.change_type == ChangeType::Delete;
         Ok(RowChange {
             change_type: entry.change_type,
             rowid: entry.rowid,
             before,
             after,
             mask,
-            replaced: entry.change_type == ChangeType::Delete && entry.updates.is_some(),
+            replaced: extra.filter(|_| is_delete).map(By::of),
+            clause: extra.filter(|_| !is_delete).map_or(Clause::None, Clause::of),
         })
     }
 
@@ -125,6 +142,17 @@ pub(super) enum Kind {
         key_changed: bool,
         null_key: bool,
     },
+    /// An insert of a row without a key that its clause has left undone.
+    InsertAgain(Identity),
+    /// Like `Recreate`, before the update.
+    RecreateFirst {
+        key_changed: bool,
+        null_key: bool,
+    },
+    /// An update under a clause of its own.
+    CarriedUpdate(Identity),
+    /// What it has left undone.
+    UpdateAgain(Identity),
     Delete(Identity),
     GuardFree,
     GuardPresent(Identity),
@@ -133,8 +161,8 @@ pub(super) enum Kind {
     DeleteReplaced,
 }
 
-/// Kind, whether it replaces its neighbours, mask, marks that are not all `?`.
-type TextKey = (Kind, bool, Vec<Set>, Vec<&'static str>);
+/// Kind, conflict clause, mask, marks that are not all `?`.
+type TextKey = (Kind, Or, Vec<Set>, Vec<&'static str>);
 
 /// Makes statements from row changes, for a connection that has the schema as of the change.
 ///
@@ -215,7 +243,7 @@ impl Generator {
         });
         let of_table = |r: &Replaced| r.table.name == table.name;
         let replaced = match change.change_type {
-            ChangeType::Delete if change.replaced && table.delete_triggers => {
+            ChangeType::Delete if change.replaced.is_some() && table.delete_triggers => {
                 self.replaced.push(Replaced {
                     table: table.clone(),
                     entry: entry.clone(),
@@ -233,7 +261,7 @@ impl Generator {
             texts: &mut known.texts,
             entry,
             overwrite: self.overwrite,
-            replaces: !replaced.is_empty(),
+            or: Or::for_change(table, change, &replaced, self.overwrite),
             replaced,
             done: Vec::new(),
         };
@@ -259,7 +287,7 @@ impl Generator {
         let mut statements = Vec::new();
         for Replaced { table, entry, change } in std::mem::take(&mut self.replaced) {
             let change = RowChange {
-                replaced: false,
+                replaced: None,
                 ..change
             };
             statements.extend(self.row_change(&table, &entry, &change)?);
@@ -277,8 +305,8 @@ pub(super) struct Statements<'a> {
     entry: &'a LogEntry,
     /// Rows that the change replaces.
     pub(super) replaced: Vec<Replaced>,
-    /// The change replaces them without firing triggers.
-    pub(super) replaces: bool,
+    /// The conflict clause of the statements.
+    pub(super) or: Or,
     pub(super) done: Vec<ReplayStatement>,
 }
 
@@ -287,7 +315,7 @@ impl Statements<'_> {
         let mut slots = Slots::default();
         match identity {
             // The update of an upsert never replaces neighbours, a plain one does.
-            Identity::Key if self.overwrite && !self.replaces => {
+            Identity::Key if self.overwrite && self.replaced.is_empty() => {
                 let own_key = |i: usize| self.table.key.contains(&i);
                 let set = |i| if own_key(i) { Set::Kept } else { Set::New };
                 let mut mask: Vec<Set> = (0..change.after.len()).map(set).collect();
@@ -312,9 +340,12 @@ impl Statements<'_> {
                 self.add(Kind::Insert(identity), &[], slots);
             }
         }
+        if let Or::Carried(_) = self.or {
+            self.insert_again(identity, change);
+        }
     }
 
-    fn update(&mut self, identity: Identity, change: &RowChange) {
+    pub(super) fn update(&mut self, identity: Identity, change: &RowChange) {
         let mut mask = change.mask.clone();
         if !change.changes_values() {
             // Nobody can see such an update but a trigger.
@@ -329,6 +360,9 @@ impl Statements<'_> {
                     None => return,
                 }
             }
+        }
+        if let Or::Carried(clause) = self.or {
+            return self.carried_update(clause, identity, &mask, change);
         }
         if identity == Identity::Key {
             return self.update_by_key(&mask, &change.before, change);
@@ -353,7 +387,7 @@ impl Statements<'_> {
     }
 
     /// Inserts the new image of an updated row that was deleted on the other side.
-    fn recreate(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
+    pub(super) fn recreate(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
         let key_changed = table.key_values(&change.after).ne(table.key_values(old));
@@ -420,13 +454,12 @@ impl Statements<'_> {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
         };
-        let replaces = self.replaces || self.overwrite;
-        let key = (kind, replaces, mask.to_vec(), slots.shape());
+        let key = (kind, self.or, mask.to_vec(), slots.shape());
         let (marks, args) = slots.into_parts();
         let sql = match self.texts.get(&key) {
             Some(sql) => sql.clone(),
             None => {
-                let sql: Arc<str> = text(self.table, kind, replaces, mask, &marks).into();
+                let sql: Arc<str> = text(self.table, kind, self.or, mask, &marks).into();
                 if self.texts.len() >= TEXTS_PER_TABLE {
                     self.texts.clear();
                 }
@@ -446,14 +479,11 @@ impl Statements<'_> {
     }
 }
 
-/// The text of a statement that may replace its neighbours; `marks` stand for its values in order.
-fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str]) -> String {
+/// The text of a statement under `or`; `marks` stand for its values in order.
+fn text(table: &Table, kind: Kind, clause: Or, mask: &[Set], marks: &[&'static str]) -> String {
     let name = quote(&table.name);
-    let or = match (replaces, table.own_conflict_clause) {
-        (true, _) => "OR REPLACE ",
-        (false, true) => "OR ABORT ",
-        (false, false) => "",
-    };
+    let (or, replaces) = (clause.text(table), clause.replaces());
+    let otherwise = clause.otherwise();
     let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
     let columns = names.join(", ");
     let (row, rest) = marks.split_at(names.len().min(marks.len()));
@@ -464,33 +494,31 @@ fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str])
             let set = |k: &usize| !(table.integer_key && table.key.contains(k));
             let set: Vec<usize> = (0..names.len()).filter(set).collect();
             let upsert = upsert(table, &names, &set);
-            format!("INSERT {or}INTO {name} ({columns}) VALUES ({row}) {upsert}")
+            format!("INSERT {or}INTO {name} ({columns}) VALUES ({row}) {upsert}{otherwise}")
         }
         Kind::Insert(Identity::Rowid(alias)) => {
             format!(
-                "INSERT {or}INTO {name} ({alias}, {columns}) VALUES ({})",
+                "INSERT {or}INTO {name} ({alias}, {columns}) VALUES ({}){otherwise}",
                 marks.join(", ")
             )
         }
-        Kind::Insert(_) => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
+        Kind::Insert(_) => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row}){otherwise}"),
+        Kind::InsertAgain(Identity::Rowid(alias)) => format!(
+            "INSERT {or}INTO {name} ({alias}, {columns}) SELECT {} WHERE changes() = 0",
+            marks.join(", ")
+        ),
+        Kind::InsertAgain(_) => {
+            format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE changes() = 0")
+        }
+        Kind::CarriedUpdate(identity) => clause::update_text(table, &names, clause, identity, mask, marks),
+        Kind::UpdateAgain(identity) => {
+            clause::update_again_text(table, &names, clause, identity, mask, marks)
+        }
         Kind::Update(identity) => {
             let mut marks = marks.iter();
-            let mut set: Vec<String> = Vec::new();
-            for (name, what) in names.iter().zip(mask) {
-                match what {
-                    Set::Kept => {}
-                    Set::New => set.extend(marks.next().map(|mark| format!("{name} = {mark}"))),
-                    Set::Same => set.push(format!("{name} = {name}")),
-                }
-            }
-            if let ([], Some(alias)) = (set.as_slice(), table.rowid) {
-                set.push(format!("{alias} = {alias}"));
-            }
-            let found = match identity {
-                Identity::Rowid(alias) => format!("{alias} = ?"),
-                other => condition(table, &names, other, marks.as_slice()),
-            };
-            format!("UPDATE {or}{name} SET {} WHERE {found}", set.join(", "))
+            let set = assignments(table, &names, mask, &mut marks);
+            let found = found(table, &names, identity, &mut marks);
+            format!("UPDATE {or}{name} SET {set} WHERE {found}")
         }
         Kind::Recreate {
             key_changed,
@@ -502,12 +530,23 @@ fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str])
                 // The update of an upsert would not overwrite.
                 (true, false) if replaces => "changes() = 0".to_owned(),
                 (true, false) => {
-                    let set = |i: &usize| mask.get(*i) == Some(&Set::New) && !table.key.contains(i);
-                    let set: Vec<usize> = (0..names.len()).filter(set).collect();
-                    format!("changes() = 0 {}", upsert(table, &names, &set))
+                    format!("changes() = 0 {}", upsert_changed(table, &names, mask))
                 }
             };
             format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE {again}")
+        }
+        Kind::RecreateFirst {
+            key_changed,
+            null_key,
+        } => {
+            let missing = condition(table, &names, Identity::Key, rest);
+            let again = match key_changed && !null_key {
+                true => format!(" {}", upsert_changed(table, &names, mask)),
+                false => String::new(),
+            };
+            format!(
+                "INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE NOT EXISTS (SELECT 1 FROM {name} WHERE {missing}){again}"
+            )
         }
         Kind::Delete(identity) => {
             format!(
@@ -527,8 +566,49 @@ fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str])
     }
 }
 
+/// What an update sets; takes marks for the new values.
+pub(super) fn assignments<'a>(
+    table: &Table,
+    names: &[String],
+    mask: &[Set],
+    marks: &mut impl Iterator<Item = &'a &'static str>,
+) -> String {
+    let mut set: Vec<String> = Vec::new();
+    for (name, what) in names.iter().zip(mask) {
+        match what {
+            Set::Kept => {}
+            Set::New => set.extend(marks.next().map(|mark| format!("{name} = {mark}"))),
+            Set::Same => set.push(format!("{name} = {name}")),
+        }
+    }
+    if let ([], Some(alias)) = (set.as_slice(), table.rowid) {
+        set.push(format!("{alias} = {alias}"));
+    }
+    set.join(", ")
+}
+
+/// The condition that finds the row of an update; takes marks for what identifies it.
+pub(super) fn found<'a>(
+    table: &Table,
+    names: &[String],
+    identity: Identity,
+    marks: &mut impl Iterator<Item = &'a &'static str>,
+) -> String {
+    let width = match identity {
+        Identity::Key => table.key.len(),
+        Identity::Rowid(_) => 1,
+        Identity::Content => names.len(),
+    };
+    let marks: Vec<&str> = marks.take(width).copied().collect();
+    match identity {
+        // A guard has seen to the content.
+        Identity::Rowid(alias) => format!("{alias} = ?"),
+        other => condition(table, names, other, &marks),
+    }
+}
+
 /// The new values of the columns in `mask`.
-fn changed_values(mask: &[Set], change: &RowChange) -> Slots {
+pub(super) fn changed_values(mask: &[Set], change: &RowChange) -> Slots {
     let mut slots = Slots::default();
     let changed = change.after.iter().zip(mask).filter(|(_, set)| **set == Set::New);
     slots.extend(changed.map(|(value, _)| value));
@@ -571,6 +651,13 @@ fn guard_text(table: &Table, kind: Kind, names: &[String], marks: &[&str]) -> St
         ),
     };
     format!("SELECT CASE WHEN {failure} THEN {OVERFLOW} END")
+}
+
+/// The upsert that sets the columns in `mask` of a row that has the new key already.
+fn upsert_changed(table: &Table, names: &[String], mask: &[Set]) -> String {
+    let set = |i: &usize| mask.get(*i) == Some(&Set::New) && !table.key.contains(i);
+    let set: Vec<usize> = (0..names.len()).filter(set).collect();
+    upsert(table, names, &set)
 }
 
 fn upsert(table: &Table, names: &[String], set: &[usize]) -> String {
