@@ -40,10 +40,12 @@ const HEADERS: [Header; 2] = [
         modules: &[
             "sync_types",
             "conflict_types",
+            "observe_types",
             "sync_database",
             "changes",
             "conflicts",
             "operation",
+            "observe",
             "run",
             "io_item",
         ],

@@ -220,6 +220,108 @@ typedef uint32_t turso_sync_operation_result_type_t;
 #endif // __cplusplus
 
 /**
+ * What an operation is doing. Numbers that are not listed are to be treated as WORKING.
+ */
+enum turso_sync_stage_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * It was never resumed.
+     */
+    TURSO_SYNC_STAGE_NOT_STARTED = 0,
+    /**
+     * At work, or waiting for file requests.
+     */
+    TURSO_SYNC_STAGE_WORKING = 1,
+    /**
+     * Asking the remote; in a long poll, waiting for something new.
+     */
+    TURSO_SYNC_STAGE_WAITING = 2,
+    /**
+     * Pages arrive.
+     */
+    TURSO_SYNC_STAGE_DOWNLOADING = 3,
+    /**
+     * Downloaded pages go below the pending changes.
+     */
+    TURSO_SYNC_STAGE_APPLYING = 4,
+    /**
+     * Pending changes go to the remote.
+     */
+    TURSO_SYNC_STAGE_UPLOADING = 5,
+    /**
+     * It has ended, well or not.
+     */
+    TURSO_SYNC_STAGE_ENDED = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_stage_t turso_sync_stage_t;
+#else
+typedef uint32_t turso_sync_stage_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * Where an error comes from. Numbers that are not listed are to be treated as INTERNAL.
+ */
+enum turso_sync_error_category_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * There was no error.
+     */
+    TURSO_SYNC_ERROR_NONE = 0,
+    /**
+     * Wrong arguments, wrong order of calls, or the host cancelled the operation.
+     */
+    TURSO_SYNC_ERROR_USAGE = 1,
+    /**
+     * SQLite refused a statement on the local database.
+     */
+    TURSO_SYNC_ERROR_DATABASE = 2,
+    /**
+     * Files of the replica could not be read or written.
+     */
+    TURSO_SYNC_ERROR_STORAGE = 3,
+    /**
+     * A request never got a complete answer.
+     */
+    TURSO_SYNC_ERROR_NETWORK = 4,
+    /**
+     * The remote answered with an error; see `http_status`.
+     */
+    TURSO_SYNC_ERROR_REMOTE = 5,
+    /**
+     * The remote answered with something that is not the protocol.
+     */
+    TURSO_SYNC_ERROR_PROTOCOL = 6,
+    /**
+     * Local and remote changes contradict each other; see turso_sync_database_conflicts.
+     */
+    TURSO_SYNC_ERROR_CONFLICT = 7,
+    /**
+     * This replica and this remote do not belong together.
+     */
+    TURSO_SYNC_ERROR_IDENTITY = 8,
+    /**
+     * A fault of this library; please report it.
+     */
+    TURSO_SYNC_ERROR_INTERNAL = 9,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_error_category_t turso_sync_error_category_t;
+#else
+typedef uint32_t turso_sync_error_category_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * What the host is asked to do.
  */
 enum turso_sync_io_request_type_t
@@ -543,6 +645,114 @@ typedef struct {
      */
     turso_slice_ref_t revision;
 } turso_sync_stats_t;
+
+/**
+ * How far an operation has come. Set `size` before the call; new fields are only ever appended. All figures are of this
+ * operation alone and only grow. An expected figure is 0 while nobody knows it, and may grow when somebody adds to the
+ * work.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_progress_t)`.
+     */
+    size_t size;
+    /**
+     * What it is doing.
+     */
+    turso_sync_stage_t stage;
+    /**
+     * Bytes of request bodies.
+     */
+    uint64_t sent_bytes;
+    /**
+     * Bytes of answer bodies.
+     */
+    uint64_t received_bytes;
+    /**
+     * Pages (of 4096 bytes) downloaded.
+     */
+    uint64_t pages_done;
+    /**
+     * Pages to download, if the remote has told.
+     */
+    uint64_t pages_expected;
+    /**
+     * Pending changes that the remote has acknowledged.
+     */
+    uint64_t changes_done;
+    /**
+     * Pending changes when the push began.
+     */
+    uint64_t changes_expected;
+} turso_sync_progress_t;
+
+/**
+ * Everything that is known about an error. Set `size` before the call; new fields are only ever appended.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_error_t)`.
+     */
+    size_t size;
+    /**
+     * The status code that the call returned; OK if there was no error.
+     */
+    turso_status_code_t code;
+    /**
+     * Where it comes from.
+     */
+    turso_sync_error_category_t category;
+    /**
+     * Extended result code of SQLite; 0 = none.
+     */
+    int32_t sqlite_code;
+    /**
+     * Status of the remote's answer; 0 = none.
+     */
+    int32_t http_status;
+    /**
+     * 1 if repeating the same call later can succeed without anybody changing anything, otherwise 0.
+     */
+    uint32_t retryable;
+    /**
+     * How long the remote asked to wait before that, in milliseconds; 0 = it did not say.
+     */
+    uint64_t retry_after_ms;
+    /**
+     * What happened and what to do, in UTF-8 and not zero-terminated. Never holds tokens, keys or row contents.
+     */
+    turso_slice_ref_t message;
+} turso_sync_error_t;
+
+/**
+ * What a user wants to know about a replica. Set `size` before the call; new fields are only ever appended.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_status_t)`.
+     */
+    size_t size;
+    /**
+     * Captured local changes that the remote has not acknowledged; 0 = everything is uploaded.
+     */
+    int64_t pending_changes;
+    /**
+     * Local transactions that the last sync stopped at.
+     */
+    int64_t conflicts_blocked;
+    /**
+     * Local transactions that were set aside.
+     */
+    int64_t conflicts_set_aside;
+    /**
+     * Time of the last pull in unix seconds; 0 = never.
+     */
+    int64_t last_pull_unix_time;
+    /**
+     * Time of the last push in unix seconds; 0 = never.
+     */
+    int64_t last_push_unix_time;
+} turso_sync_status_t;
 
 /**
  * Settings of the built-in driver. Fill it with zeros, set `size`, then set what you need. New fields are only ever
@@ -872,6 +1082,59 @@ TURSO_API
 void turso_sync_operation_deinit(const turso_sync_operation_t *operation);
 
 /**
+ * Tells how far an operation has come. From any thread, also while another one runs the operation; it never waits. Not
+ * part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL pointers and a wrong size; nothing is written then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_progress(const turso_sync_operation_t *operation,
+                                                  turso_sync_progress_t *progress);
+
+/**
+ * Asks an operation to stop, from any thread, also while another one runs it. Not part of the SDK kit of Turso.
+ *
+ * The operation ends with INTERRUPT: at its next resume, in the middle of a download or of a replay, and
+ * turso_sync_operation_run returns at once although a request may still be under way. The database is valid, and what
+ * was finished stays: requests that the remote has answered, chunks that were downloaded. An operation that has ended is
+ * left as it is. Errors: MISUSE for NULL.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_cancel(const turso_sync_operation_t *operation);
+
+/**
+ * Describes why an operation has failed; `error->code` is OK if it has not. The message lives as long as the operation.
+ * Not part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL pointers, a wrong size, and while another thread runs the operation.
+ */
+TURSO_API
+turso_status_code_t turso_sync_operation_error(const turso_sync_operation_t *operation,
+                                               turso_sync_error_t *error);
+
+/**
+ * Describes the last error of this thread, of any function of the library that returns a status; `error->code` is OK if there
+ * was none. Successful calls leave it as it is, and so does a failure of this function. The message lives until the
+ * next failure in this thread. Not part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL and a wrong size.
+ */
+TURSO_API
+turso_status_code_t turso_sync_last_error(turso_sync_error_t *error);
+
+/**
+ * Tells what a user wants to know about a replica that is open: is everything uploaded, is anything in conflict, when
+ * was the last sync. Reads the local database at once; it is no operation and asks for no IO. Not part of the SDK kit of
+ * Turso.
+ *
+ * Errors: MISUSE for NULL pointers, a wrong size, and before the replica is open; BUSY and others of the local database.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_status(const turso_sync_database_t *database,
+                                               turso_sync_status_t *replica_status,
+                                               const char **error_opt_out);
+
+/**
  * Runs an operation of `database` to its end, performing its HTTP and file requests itself; blocks the calling thread.
  * Not part of the SDK kit of Turso.
  *
@@ -933,6 +1196,24 @@ turso_status_code_t turso_sync_database_io_poison(const turso_sync_io_item_t *it
 TURSO_API
 turso_status_code_t turso_sync_database_io_status(const turso_sync_io_item_t *item,
                                                   int32_t http_status);
+
+/**
+ * Reports a header of the HTTP answer, before turso_sync_database_io_done. Optional; `retry-after` in seconds is the one that
+ * the library uses: it becomes `retry_after_ms` of the error. Not part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL and for slices whose pointer is NULL. Bytes that are not UTF-8 are ignored.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_header(const turso_sync_io_item_t *item,
+                                                  const turso_slice_ref_t *name,
+                                                  const turso_slice_ref_t *header_value);
+
+/**
+ * False once the library does not wait for the answer any more, because the operation was cancelled or the answer is wrong
+ * already: a host may then stop its transfer. Also false for NULL. Not part of the SDK kit of Turso.
+ */
+TURSO_API
+bool turso_sync_database_io_is_wanted(const turso_sync_io_item_t *item);
 
 /**
  * Feeds the next piece of the answer, which is used before the call returns. Pieces that arrive after the library has

@@ -69,6 +69,8 @@ pub struct Error {
     pub http_status: Option<u16>,
     /// True if repeating the same call later can succeed without anybody changing anything.
     pub retryable: bool,
+    /// How long the remote asked to wait before that, in milliseconds.
+    pub retry_after_ms: Option<u64>,
     /// Human readable text.
     pub message: String,
 }
@@ -85,6 +87,7 @@ impl Error {
             sqlite_code: None,
             http_status: None,
             retryable: false,
+            retry_after_ms: None,
             message: message.into(),
         }
     }
@@ -112,6 +115,11 @@ impl Error {
     /// This replica and this remote do not belong together.
     pub fn identity(message: impl Into<String>) -> Self {
         Self::new(Category::Identity, Code::Error, message)
+    }
+
+    /// The host stopped the operation.
+    pub fn cancelled() -> Self {
+        Self::new(Category::Usage, Code::Interrupt, "the operation was cancelled")
     }
 
     /// Something that cannot happen happened.
@@ -152,6 +160,7 @@ impl Error {
             sqlite_code: Some(extended),
             http_status: None,
             retryable,
+            retry_after_ms: None,
             message: message.into(),
         }
     }

@@ -188,6 +188,11 @@ fn contract_of_the_replica() {
 }
 
 #[test]
+fn contract_of_progress_and_errors() {
+    contract("contract_observe");
+}
+
+#[test]
 fn contract_of_conflicts_and_options() {
     contract("contract_conflicts");
 }

@@ -388,3 +388,30 @@ fn two_threads_write_one_table() {
             .all(|w| w[0].change_id < w[1].change_id && w[0].txn_id <= w[1].txn_id)
     );
 }
+
+#[test]
+fn a_write_holds_no_other_database_that_it_does_not_use() {
+    let r = Replica::new(T);
+    let c = r.open();
+    run(&c, "INSERT INTO t VALUES (1, 1)");
+    let c = r.open();
+    run(&c, "ATTACH ':memory:' AS aux");
+    let mut half_way = prepare(&c, "SELECT * FROM t");
+    assert_eq!(half_way.step().unwrap(), Step::Row);
+    run(&c, "INSERT INTO t VALUES (2, 2)");
+    run(&c, "DETACH aux");
+}
+
+#[test]
+fn a_statement_that_finds_the_database_locked_counts_nothing() {
+    let r = Replica::new(T);
+    let (c, other) = (r.open(), r.open());
+    run(&c, "INSERT INTO t VALUES (1, 1), (2, 2)");
+    run(&other, "BEGIN IMMEDIATE");
+    let mut waits = prepare(&c, "DELETE FROM t");
+    assert!(waits.step().is_err());
+    assert_eq!(one(&c, "SELECT changes()"), "2");
+    run(&other, "COMMIT");
+    assert_eq!(waits.execute().unwrap(), 2);
+    assert_eq!(one(&c, "SELECT changes()"), "2");
+}

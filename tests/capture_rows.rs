@@ -327,45 +327,111 @@ fn failed_statements_keep_or_drop_like_sqlite() {
 }
 
 #[test]
-fn a_failed_statement_that_cannot_be_examined_rolls_its_transaction_back() {
+fn failed_statements_keep_or_drop_where_columns_hide_the_rowid() {
     let schema =
         "CREATE TABLE h(rowid UNIQUE, _rowid_, oid); INSERT INTO h VALUES (9, 9, 9); CREATE TABLE t(a);";
-    for conflict in ["ABORT", "FAIL"] {
+    for (conflict, kept) in [("ABORT", 0), ("FAIL", 1), ("ROLLBACK", 0)] {
         for begin in ["", "BEGIN;"] {
             let r = Replica::new(schema);
             let c = r.open();
-            run(&c, "INSERT INTO t VALUES (1)");
-            run(&c, &format!("{begin} INSERT INTO t VALUES (2)"));
-            let e = fails(
-                &c,
-                &format!("INSERT OR {conflict} INTO h VALUES (1, 1, 1), (9, 1, 1)"),
-            );
-            assert_eq!(e.code, Code::Constraint);
-            for part in [
-                "rolled back",
-                "UNIQUE constraint failed: h.rowid",
-                "columns hide the rowid",
+            run(&c, &format!("{begin} INSERT INTO t VALUES (1)"));
+            for sql in [
+                "INTO h VALUES (1, 1, 1), (9, 1, 1)",
+                "INTO h VALUES (9, 1, 1), (1, 1, 1)",
             ] {
-                assert!(e.message.contains(part), "{e}");
+                let e = fails(&c, &format!("INSERT OR {conflict} {sql}"));
+                assert_eq!(e.message, "UNIQUE constraint failed: h.rowid");
             }
-            assert!(c.is_autocommit());
-            let kept = if begin.is_empty() { 2 } else { 1 };
-            assert_eq!(r.log().len(), kept);
-            assert_eq!(one(&c, "SELECT count(*) FROM t"), kept.to_string());
-            assert_eq!(one(&c, "SELECT count(*) FROM h"), "1");
-            // A table that can be examined tells about the whole statement.
-            run(
-                &c,
-                "CREATE TRIGGER ht AFTER INSERT ON h BEGIN INSERT INTO t VALUES (new.oid); END",
-            );
-            let e = fails(&c, "INSERT OR FAIL INTO h VALUES (1, 1, 1), (9, 1, 1)");
-            assert_eq!(e.message, "UNIQUE constraint failed: h.rowid");
+            run(&c, "INSERT INTO t VALUES (2)");
+            if !c.is_autocommit() {
+                run(&c, "COMMIT");
+            }
             assert_eq!(
-                r.log()[kept + 1..],
-                ["+h#2>1,1,1", &format!("+t#{}>1@1", kept + 1)]
+                one(&c, "SELECT count(*) - 1 FROM h"),
+                kept.to_string(),
+                "{conflict} {begin}"
             );
+            let log = r.log();
+            let logged = log.iter().filter(|entry| entry.starts_with("+h")).count();
+            assert_eq!(logged, kept, "{log:?}");
+            assert_eq!(one(&c, "SELECT count(*) FROM t"), (log.len() - kept).to_string());
         }
     }
+}
+
+#[test]
+fn a_failed_statement_that_cannot_be_examined_rolls_its_transaction_back() {
+    let schema =
+        "CREATE TABLE h(rowid UNIQUE, _rowid_, oid); INSERT INTO h VALUES (9, 9, 9); CREATE TABLE t(a);
+        CREATE VIEW v AS SELECT * FROM t;";
+    for (conflict, rolled_back) in [("ABORT", false), ("FAIL", true)] {
+        for begin in ["", "BEGIN;"] {
+            let trigger = format!(
+                "CREATE TRIGGER vi INSTEAD OF INSERT ON v BEGIN INSERT OR {conflict} INTO h VALUES (new.a, 1, 1); END;"
+            );
+            let r = Replica::new(&format!("{schema}{trigger}"));
+            let c = r.open();
+            run(&c, "INSERT INTO t VALUES (1)");
+            run(&c, &format!("{begin} INSERT INTO t VALUES (2)"));
+            let e = fails(&c, "INSERT INTO v VALUES (1), (9)");
+            assert_eq!(e.code, Code::Constraint);
+            assert!(e.message.contains("UNIQUE constraint failed: h.rowid"), "{e}");
+            assert_eq!(e.message.contains("columns hide the rowid"), rolled_back, "{e}");
+            assert_eq!(e.message.contains("rolled back"), rolled_back, "{e}");
+            assert_eq!(c.is_autocommit(), rolled_back || begin.is_empty());
+            let kept = if rolled_back && !begin.is_empty() { 1 } else { 2 };
+            assert_eq!(one(&c, "SELECT count(*) FROM t"), kept.to_string());
+            assert_eq!(one(&c, "SELECT count(*) FROM h"), "1");
+            if !c.is_autocommit() {
+                run(&c, "COMMIT");
+            }
+            assert_eq!(r.log().len(), kept);
+        }
+    }
+}
+
+#[test]
+fn a_table_that_can_be_examined_tells_about_the_whole_statement() {
+    let r = Replica::new(
+        "CREATE TABLE h(rowid UNIQUE, _rowid_, oid); INSERT INTO h VALUES (9, 9, 9); CREATE TABLE t(a);
+         CREATE TRIGGER ht AFTER INSERT ON h BEGIN INSERT INTO t VALUES (new.oid); END",
+    );
+    let e = fails(&r.open(), "INSERT OR FAIL INTO h VALUES (1, 1, 1), (9, 1, 1)");
+    assert_eq!(e.message, "UNIQUE constraint failed: h.rowid");
+    assert_eq!(r.log(), ["+h#2>1,1,1", "+t#1>1@1"]);
+}
+
+#[test]
+fn whole_numbers_from_virtual_real_columns_are_logged_as_stored() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, k REAL AS (a), d, r REAL, n NUMERIC, x TEXT);
+        INSERT INTO t(id, a) VALUES (1, 2), (2, 2.5), (3, -0.0), (4, 1e15), (5, -140737488355328), (6, 140737488355327);";
+    let r = Replica::new(schema);
+    let c = r.open();
+    run(&c, "UPDATE t SET d = k, r = k, n = k, x = k");
+    let stored = rows(&c, "SELECT id, a, d, r, n, x FROM t").unwrap();
+    assert_eq!(stored[0], "1,2,2,2.0,2,'2.0'");
+    let after = |entry: &str| entry.split(['>', '!']).nth(1).map(str::to_owned);
+    let logged: Vec<_> = r.log().iter().filter_map(|entry| after(entry)).collect();
+    assert_eq!(logged, stored);
+
+    // What is there when the statement ends may be something else.
+    let trigger =
+        "CREATE TRIGGER u AFTER UPDATE OF d ON t BEGIN UPDATE t SET d = 'gone' WHERE id = new.id; END";
+    let r = Replica::new(&format!("{schema}{trigger}"));
+    run(&r.open(), "UPDATE t SET d = k WHERE id = 1");
+    assert_eq!(
+        r.log(),
+        [
+            "~t#1<1,2,NULL,NULL,NULL,NULL>1,2,2,NULL,NULL,NULL!0,0,1,0,0,0,NULL,NULL,2,NULL,NULL,NULL",
+            "~t#1<1,2,2,NULL,NULL,NULL>1,2,'gone',NULL,NULL,NULL!0,0,1,0,0,0,NULL,NULL,'gone',NULL,NULL,NULL@1"
+        ]
+    );
+
+    let log = log_of(
+        "CREATE TABLE w(k PRIMARY KEY, a, v REAL AS (a)) WITHOUT ROWID; INSERT INTO w VALUES (5, 7);",
+        "UPDATE w SET k = v",
+    );
+    assert_eq!(log, ["~w#0<5,7>7,7!1,0,7,NULL"]);
 }
 
 #[test]

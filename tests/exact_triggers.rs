@@ -541,3 +541,70 @@ proptest! {
         meet(&statements, &others)?;
     }
 }
+
+#[test]
+fn foreign_key_actions_of_drop_table_are_replayed() {
+    let base = format!(
+        "{LOG} CREATE TABLE p(id INTEGER PRIMARY KEY);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE SET NULL);
+         CREATE TABLE d(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE);
+         CREATE TABLE e(id INTEGER PRIMARY KEY, d REFERENCES d ON DELETE CASCADE);
+         CREATE TRIGGER cu AFTER UPDATE ON c BEGIN INSERT INTO log(what) VALUES ('cu' || new.id); END;
+         CREATE TRIGGER dd BEFORE DELETE ON d BEGIN INSERT INTO log(what) VALUES ('dd' || old.id); END;
+         CREATE TRIGGER ed AFTER DELETE ON e BEGIN INSERT INTO log(what) VALUES ('ed' || old.id); END;
+         INSERT INTO p VALUES (1), (2), (3);
+         INSERT INTO c VALUES (1, 1), (2, NULL), (3, 3); INSERT INTO d VALUES (1, 1), (2, 2), (3, NULL);
+         INSERT INTO e VALUES (1, 1), (2, 2), (3, 3)"
+    );
+    for foreign_keys in [0, 1] {
+        let pragma = format!("PRAGMA foreign_keys = {foreign_keys}");
+        exact(&base, &[&pragma, "DROP TABLE p"]);
+        exact(
+            &base,
+            &[
+                &pragma,
+                "BEGIN; INSERT INTO c VALUES (4, 2); DROP TABLE p; DELETE FROM e; COMMIT",
+            ],
+        );
+    }
+}
+
+#[test]
+fn foreign_key_actions_are_known_whatever_the_types() {
+    let base = "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE);
+         INSERT INTO p VALUES (0), (7); INSERT INTO c VALUES ('0000'), (' 7'), ('7.0'), (x'37')";
+    exact(base, &["PRAGMA foreign_keys = 1", "DELETE FROM p"]);
+}
+
+#[test]
+fn what_a_trigger_did_is_not_taken_for_a_foreign_key_s_default() {
+    for default in ["", "DEFAULT 3", "DEFAULT (3 + 1)", "DEFAULT 'x'"] {
+        let base = format!(
+            "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p {default} REFERENCES p ON DELETE SET DEFAULT);
+             CREATE TRIGGER pd AFTER DELETE ON p BEGIN UPDATE c SET p = 'gone' WHERE p = old.id; END;
+             INSERT INTO p VALUES (1), (2); INSERT INTO c VALUES (1), (2)"
+        );
+        exact(&base, &["DELETE FROM p WHERE id = 1"]);
+    }
+}
+
+#[test]
+fn before_triggers_see_generated_columns_as_they_did() {
+    for kind in ["STORED", "VIRTUAL"] {
+        let base = format!(
+            "{LOG} CREATE TABLE h(id INTEGER PRIMARY KEY, a, c AS (coalesce(b, 0) * 2) {kind}, b);
+             CREATE TRIGGER bu BEFORE UPDATE ON h BEGIN INSERT INTO log(what) VALUES (new.c); END;
+             INSERT INTO h VALUES (1, 1, 1), (2, 1, 2)"
+        );
+        exact(
+            &base,
+            &[
+                "UPDATE h SET a = 2, b = b",
+                "UPDATE h SET a = 3",
+                "UPDATE h SET a = a, b = 5 WHERE id = 1",
+                "UPDATE h SET b = b",
+                "INSERT INTO h VALUES (1, 7, 7) ON CONFLICT DO UPDATE SET a = 7, b = b",
+            ],
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! What every exported function is built from: the panic boundary, handles, strings, slices and outputs.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,22 @@ fn panicked(payload: Box<dyn Any + Send>) -> Error {
     Error::internal(format!("panic inside turso-sync, please report it: {text}"))
 }
 
+thread_local! {
+    /// The last error of this thread.
+    static LAST_ERROR: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
+/// Shows the last error of this thread to `show`; `None` if the thread is about to end.
+pub(super) fn with_last_error<T>(show: impl FnOnce(Option<&Error>) -> T) -> Option<T> {
+    let shown = LAST_ERROR.try_with(|last| last.try_borrow().ok().map(|last| show(last.as_ref())));
+    shown.ok().flatten()
+}
+
+fn remember(error: Error) {
+    // A thread that is about to end does not ask any more.
+    let _ = LAST_ERROR.try_with(|last| last.replace(Some(error)));
+}
+
 /// Runs `body` and reports its error through `error_opt_out`, which may be NULL.
 ///
 /// # Safety
@@ -50,7 +67,9 @@ pub(super) unsafe fn status(
                 // SAFETY: not NULL, hence writable by the contract of this function.
                 unsafe { out.write(string_out(&e.message)) };
             }
-            e.code.into()
+            let code = e.code.into();
+            remember(e);
+            code
         }
     }
 }

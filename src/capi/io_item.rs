@@ -198,6 +198,40 @@ pub unsafe extern "C" fn turso_sync_database_io_status(
     unsafe { with(item, body) }
 }
 
+/// Reports a header of the HTTP answer, before turso_sync_database_io_done. Optional; `retry-after` in seconds is the one that
+/// the library uses: it becomes `retry_after_ms` of the error. Not part of the SDK kit of Turso.
+///
+/// Errors: MISUSE for NULL and for slices whose pointer is NULL. Bytes that are not UTF-8 are ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn turso_sync_database_io_header(
+    item: *const turso_sync_io_item_t,
+    name: *const turso_slice_ref_t,
+    header_value: *const turso_slice_ref_t,
+) -> turso_status_code_t {
+    let body = |item: &turso_sync_io_item_t| {
+        // SAFETY: the pointer rules of the header.
+        let (name, header_value) = unsafe { (slice_in(name)?, slice_in(header_value)?) };
+        if let (Ok(name), Ok(text)) = (std::str::from_utf8(name), std::str::from_utf8(header_value)) {
+            item.item.header(name, text);
+        }
+        Ok(())
+    };
+    // SAFETY: the pointer rules of the header.
+    unsafe { with(item, body) }
+}
+
+/// False once the library does not wait for the answer any more, because the operation was cancelled or the answer is wrong
+/// already: a host may then stop its transfer. Also false for NULL. Not part of the SDK kit of Turso.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn turso_sync_database_io_is_wanted(item: *const turso_sync_io_item_t) -> bool {
+    value(false, || {
+        // SAFETY: the pointer rules of the header.
+        Ok(Some(
+            unsafe { turso_sync_io_item_t::borrow(item) }?.item.is_wanted(),
+        ))
+    })
+}
+
 /// Feeds the next piece of the answer, which is used before the call returns. Pieces that arrive after the library has
 /// stopped waiting are ignored. Errors: MISUSE for NULL and for a slice whose pointer is NULL, even with length 0.
 #[unsafe(no_mangle)]

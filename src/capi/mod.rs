@@ -21,6 +21,8 @@ pub mod conflicts;
 pub mod connection;
 pub mod database;
 pub mod io_item;
+pub mod observe;
+pub mod observe_types;
 pub mod operation;
 mod options;
 pub mod row;

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::boundary::{Handle, Out, exclusive, slice_out, status, value};
 use super::changes::turso_sync_changes_t;
@@ -13,11 +13,12 @@ use super::types::turso_status_code_t;
 use crate::capture::Connection;
 use crate::engine::{DatabaseSyncEngineStats, DbChangesStatus};
 use crate::error::{Error, Result};
-use crate::io::{Operation, OperationStatus};
+use crate::io::{Control, Operation, OperationStatus};
 
 /// A sync operation. Use it from one thread at a time; concurrent use is MISUSE.
 pub struct turso_sync_operation_t {
-    progress: Mutex<Progress>,
+    running: Mutex<Running>,
+    control: Arc<Control>,
 }
 
 impl Handle for turso_sync_operation_t {}
@@ -48,7 +49,7 @@ impl From<Operation<DatabaseSyncEngineStats>> for Work {
     }
 }
 
-struct Progress {
+struct Running {
     work: Work,
     /// Somebody asked for a result of the wrong type: it is gone.
     lost: bool,
@@ -57,17 +58,42 @@ struct Progress {
 impl turso_sync_operation_t {
     pub(super) fn new(work: Work) -> Self {
         turso_sync_operation_t {
-            progress: Mutex::new(Progress { work, lost: false }),
+            control: work.control().clone(),
+            running: Mutex::new(Running { work, lost: false }),
         }
+    }
+
+    /// For those who watch the operation or stop it.
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.control
     }
 
     /// Drives the operation with `drive` while no other thread can use it.
     pub(super) fn exclusively<T>(&self, drive: impl FnOnce(&mut Work) -> Result<T>) -> Result<T> {
-        drive(&mut exclusive(&self.progress)?.work)
+        drive(&mut exclusive(&self.running)?.work)
     }
 }
 
 impl Work {
+    fn control(&self) -> &Arc<Control> {
+        match self {
+            Work::Void(op) => op.control(),
+            Work::Connection(op) => op.control(),
+            Work::Changes(op, _) => op.control(),
+            Work::Stats(op) => op.control(),
+        }
+    }
+
+    /// Why it failed; `None` if it has not.
+    pub(super) fn error(&self) -> Option<&Error> {
+        match self {
+            Work::Void(op) => op.error(),
+            Work::Connection(op) => op.error(),
+            Work::Changes(op, _) => op.error(),
+            Work::Stats(op) => op.error(),
+        }
+    }
+
     pub(super) fn resume(&mut self) -> Result<OperationStatus> {
         let result = match self {
             Work::Void(op) => op.resume(),
@@ -75,14 +101,11 @@ impl Work {
             Work::Changes(op, _) => op.resume(),
             Work::Stats(op) => op.resume(),
         };
-        result.map_err(|e| {
-            tracing::debug!("operation failed: {e}");
-            e.context("sync engine operation failed")
-        })
+        result.map_err(|e| e.context("sync engine operation failed"))
     }
 }
 
-impl Progress {
+impl Running {
     fn kind(&self) -> turso_sync_operation_result_type_t {
         match &self.work {
             _ if self.lost => turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_NONE,
@@ -149,7 +172,7 @@ pub unsafe extern "C" fn turso_sync_operation_result_kind(
         || {
             // SAFETY: the pointer rules of the header.
             let operation = unsafe { turso_sync_operation_t::borrow(operation) }?;
-            Ok(Some(exclusive(&operation.progress)?.kind()))
+            Ok(Some(exclusive(&operation.running)?.kind()))
         },
     )
 }
@@ -161,12 +184,12 @@ pub unsafe extern "C" fn turso_sync_operation_result_kind(
 unsafe fn extract<T>(
     operation: *const turso_sync_operation_t,
     out: *mut T,
-    extract: impl FnOnce(&mut Progress) -> Result<T>,
+    extract: impl FnOnce(&mut Running) -> Result<T>,
 ) -> turso_status_code_t {
     let body = || {
         // SAFETY: the same contract.
         let (operation, out) = unsafe { (turso_sync_operation_t::borrow(operation)?, Out::new(out)?) };
-        out.put(extract(&mut *exclusive(&operation.progress)?)?);
+        out.put(extract(&mut *exclusive(&operation.running)?)?);
         Ok(turso_status_code_t::TURSO_OK)
     };
     // SAFETY: NULL is allowed.
@@ -182,16 +205,14 @@ pub unsafe extern "C" fn turso_sync_operation_result_extract_connection(
     operation: *const turso_sync_operation_t,
     connection: *mut *const turso_connection_t,
 ) -> turso_status_code_t {
-    let take = |progress: &mut Progress| {
-        let taken = match &mut progress.work {
+    let take = |running: &mut Running| {
+        let taken = match &mut running.work {
             Work::Connection(op) => op.take_result(),
             _ => None,
         };
         match taken {
             Some(connection) => Ok(turso_connection_t::new(connection).hand_out().cast_const()),
-            None => {
-                Err(progress.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CONNECTION))
-            }
+            None => Err(running.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CONNECTION)),
         }
     };
     // SAFETY: the pointer rules of the header.
@@ -205,8 +226,8 @@ pub unsafe extern "C" fn turso_sync_operation_result_extract_changes(
     operation: *const turso_sync_operation_t,
     changes: *mut *const turso_sync_changes_t,
 ) -> turso_status_code_t {
-    let take = |progress: &mut Progress| {
-        let taken = match &mut progress.work {
+    let take = |running: &mut Running| {
+        let taken = match &mut running.work {
             Work::Changes(op, origin) => op.take_result().map(|changes| (changes, origin.clone())),
             _ => None,
         };
@@ -215,7 +236,7 @@ pub unsafe extern "C" fn turso_sync_operation_result_extract_changes(
                 Ok(turso_sync_changes_t::new(changes, origin).hand_out().cast_const())
             }
             Some((None, _)) => Ok(ptr::null()),
-            None => Err(progress.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CHANGES)),
+            None => Err(running.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_CHANGES)),
         }
     };
     // SAFETY: the pointer rules of the header.
@@ -229,12 +250,12 @@ pub unsafe extern "C" fn turso_sync_operation_result_extract_stats(
     operation: *const turso_sync_operation_t,
     stats: *mut turso_sync_stats_t,
 ) -> turso_status_code_t {
-    let copy = |progress: &mut Progress| {
-        let found = match &progress.work {
-            Work::Stats(op) if !progress.lost => op.result().map(stats_out),
+    let copy = |running: &mut Running| {
+        let found = match &running.work {
+            Work::Stats(op) if !running.lost => op.result().map(stats_out),
             _ => None,
         };
-        found.ok_or_else(|| progress.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_STATS))
+        found.ok_or_else(|| running.no_result(turso_sync_operation_result_type_t::TURSO_ASYNC_RESULT_STATS))
     };
     // SAFETY: the pointer rules of the header.
     unsafe { extract(operation, stats, copy) }

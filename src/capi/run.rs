@@ -53,7 +53,8 @@ mod built_in {
         // SAFETY: the same contract.
         let mut config = unsafe { read(config) }?;
         config.timeout += Duration::from_millis(u64::from(database.long_poll_timeout_ms));
-        operation.exclusively(|work| driver::run(database.engine.io(), &config, || work.resume()))
+        let control = operation.control();
+        operation.exclusively(|work| driver::run(database.engine.io(), &config, control, || work.resume()))
     }
 
     /// # Safety

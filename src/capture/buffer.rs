@@ -158,6 +158,13 @@ impl Buffer {
         self.cells.push(cell);
     }
 
+    /// Puts another value where one without bytes is.
+    pub fn set_cell(&mut self, at: usize, cell: Cell) {
+        if let Some(place) = self.cells.get_mut(at) {
+            *place = cell;
+        }
+    }
+
     /// Appends text.
     pub fn push_text(&mut self, bytes: &[u8]) {
         self.cells.push(Cell::Text(self.bytes.len(), bytes.len()));

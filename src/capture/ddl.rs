@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
+use crate::capture::buffer::RowOp;
 use crate::capture::flush::{LogRow, LogWriter};
 use crate::capture::ignored::IgnoredTables;
 use crate::capture::log::{ChangeType, IGNORED_MARK};
+use crate::capture::programs::{Step, Work};
 use crate::capture::sqlite::{Db, quoted};
 use crate::error::{Category, Code, Error, Result};
 use crate::record::{self, Value};
@@ -78,6 +80,17 @@ impl Finished<'_> {
     /// Row changes of tables that the statement created or dropped go with the statement.
     pub fn wants_rows_of(&self, table: &str) -> bool {
         self.before.find("table", table).is_some() && self.after.find("table", table).is_some()
+    }
+
+    /// What DROP TABLE does to rows, where `work` is what the authorizer was told.
+    pub fn work(&self, work: &Work) -> Work {
+        Work {
+            step: Some(Step {
+                verb: RowOp::Delete,
+                table: self.ddl.name.clone(),
+            }),
+            assigned: work.assigned.clone(),
+        }
     }
 
     /// Writes the log row of the statement, and those of the rows that CREATE TABLE AS SELECT made.

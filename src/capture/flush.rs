@@ -7,6 +7,7 @@ use crate::capture::buffer::{Buffer, RowChange, RowOp};
 use crate::capture::clause::Clause;
 use crate::capture::log::ChangeType;
 use crate::capture::programs::{Place, Run};
+use crate::capture::reals;
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::table::{TableCache, TableInfo};
 use crate::capture::virtual_table;
@@ -38,6 +39,8 @@ pub(super) struct LogRow<'a> {
 pub(super) enum Depth<'a> {
     /// By what the replay of the statement's own changes redoes, see [`Run::places`].
     Redone(Run<'a>),
+    /// One less: DROP TABLE deletes the rows that others refer to, which the replay does not.
+    Dropped(Run<'a>),
     /// As SQLite reports it.
     Exact,
 }
@@ -52,6 +55,30 @@ pub(super) struct LogWriter {
     pub tables: TableCache,
     builder: RecordBuilder,
     records: [Vec<u8>; 3],
+}
+
+impl<'a> Depth<'a> {
+    fn run(self) -> Option<Run<'a>> {
+        match self {
+            Depth::Redone(run) | Depth::Dropped(run) => Some(run),
+            Depth::Exact => None,
+        }
+    }
+
+    /// The place of a change that stands at `place` by the programs that ran, if they are known.
+    fn place(self, place: Option<&Place>, change: &RowChange) -> Place {
+        let Some(run) = self.run() else {
+            return Place {
+                depth: i64::from(change.depth),
+                ..Place::default()
+            };
+        };
+        let mut place = place.cloned().unwrap_or_else(|| run.place(change));
+        if let Depth::Dropped(_) = self {
+            place.depth = (place.depth - 1).max(0);
+        }
+        place
+    }
 }
 
 impl LogWriter {
@@ -148,45 +175,40 @@ impl LogWriter {
     /// tables are stored in; those are left to [`super::virtual_table`].
     pub fn write_changes(
         &mut self,
-        buffer: &Buffer,
+        buffer: &mut Buffer,
         depth: Depth<'_>,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<bool> {
         self.transaction()?;
         let mut infos = Vec::new();
-        let mut has_storage = false;
+        let mut storage = Vec::new();
         for table in buffer.tables() {
             let info = match wanted(table) {
                 true => Some(self.tables.get(self.db, table)?),
                 false => None,
             };
             let is_storage = info.as_ref().is_some_and(|info| info.storage.is_some());
-            has_storage |= is_storage;
+            storage.push(is_storage);
             infos.push(info.filter(|_| !is_storage));
         }
+        if self.tables.has_virtual_reals(self.db)? {
+            reals::correct(self.db, buffer, &infos)?;
+        }
+        let buffer = &*buffer;
         let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
-        let places = match depth {
-            Depth::Redone(run) if !buffer.marks().is_empty() => {
+        let places = match depth.run() {
+            Some(run) if !buffer.marks().is_empty() => {
                 let triggers = self.tables.triggers(self.db)?;
-                run.places(buffer, &triggers, |table| {
-                    infos.get(table).is_some_and(Option::is_some)
-                })
+                run.places(buffer, &triggers, |table| storage.get(table) == Some(&false))
             }
             _ => Vec::new(),
         };
         for (i, change) in buffer.changes().iter().enumerate() {
             let Some(info) = info_of(change) else { continue };
-            let place = match (places.get(i), depth) {
-                (Some(place), _) => place.clone(),
-                (None, Depth::Redone(run)) => run.place(change),
-                (None, Depth::Exact) => Place {
-                    depth: i64::from(change.depth),
-                    ..Place::default()
-                },
-            };
+            let place = depth.place(places.get(i), change);
             self.write_change(buffer, change, info, depth, &place)?;
         }
-        Ok(has_storage)
+        Ok(storage.contains(&true))
     }
 
     fn write_change(
@@ -236,9 +258,9 @@ impl LogWriter {
                 }),
             RowOp::Update => {
                 updates.clear();
-                let assigned = |column: &str| match depth {
-                    Depth::Redone(run) => run.assigns(&place.maker, row.table, column),
-                    _ => false,
+                let assigned = |column: &str| {
+                    let run = depth.run();
+                    run.is_some_and(|run| run.assigns(&place.maker, row.table, column))
                 };
                 self.updates_record(buffer, change, info, assigned, clause, &mut updates);
                 self.write(&LogRow {
@@ -263,7 +285,7 @@ impl LogWriter {
                 })
             }
             RowOp::Delete => {
-                let silent = matches!(depth, Depth::Redone(run) if place.replaced && !run.recursive);
+                let silent = place.replaced && depth.run().is_some_and(|run| !run.recursive);
                 updates.clear();
                 self.builder.integer(if place.clause == Clause::None { 2 } else { 1 });
                 self.builder.finish_into(&mut updates);
@@ -299,7 +321,7 @@ impl LogWriter {
         for (old, new) in pairs() {
             let column = columns.next();
             let same = buffer.same(old, new);
-            let kept = same && info.update_of_triggers && column.is_some_and(|c| assigned(&c.name));
+            let kept = same && info.assignment_triggers && column.is_some_and(|c| assigned(&c.name));
             self.builder.integer(if kept { 2 } else { i64::from(!same) });
         }
         for (old, new) in pairs() {

@@ -83,7 +83,7 @@ impl ChangeType {
 /// | change | `before` | `after` | `updates` |
 /// |---|---|---|---|
 /// | insert | | new row | nothing, or the statement's conflict clause (1 = OR IGNORE, 2 = OR REPLACE) if triggers fired |
-/// | update | old row | new row | N flags (1 = the value changed, 2 = it was assigned again, noted where an UPDATE OF trigger may care), then N values (NULL where the flag is not 1), then the conflict clause as above, if there is one |
+/// | update | old row | new row | N flags (1 = the value changed, 2 = it was assigned again, noted where a trigger may care), then N values (NULL where the flag is not 1), then the conflict clause as above, if there is one |
 /// | delete | old row | | |
 /// | delete by a REPLACE that did not fire the table's DELETE triggers | old row | | the single value 1; 2 if not the statement has a clause but the constraint |
 /// | CREATE (table `sqlite_schema`) | | (type, name, tbl_name, rootpage, sql) | |
@@ -121,7 +121,7 @@ pub struct LogEntry {
     pub updates: Option<Vec<u8>>,
     /// 0 for what a statement did itself, and for what triggers did that nothing else makes fire (those of a view, and
     /// BEFORE triggers of a row that was then left alone); more for what triggers and foreign-key actions did that are
-    /// redone by whoever replays the change that caused them.
+    /// redone by whoever replays the change that caused them. Foreign-key actions of DROP TABLE count as its own changes.
     pub depth: i64,
 }
 

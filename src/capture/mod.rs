@@ -8,6 +8,7 @@
 //! | `flush`, `table` | from reported values to log rows |
 //! | `programs`, `clause` | which trigger made a change, who will redo it, and under which conflict clause |
 //! | `virtual_table`, `module` | from what virtual tables store to their rows |
+//! | `reals` | reals that SQLite stores as integers |
 //! | `outcome` | what a failed statement left behind |
 //! | `ddl` | schema changes |
 //! | `authorizer`, `attach` | what is refused |
@@ -28,6 +29,7 @@ pub mod log;
 pub(crate) mod module;
 mod outcome;
 mod programs;
+mod reals;
 mod session;
 mod sqlite;
 pub mod state;

@@ -39,6 +39,35 @@ pub(super) fn stays_in_autocommit(error: &Error) -> bool {
     })
 }
 
+/// A statement that has failed.
+pub(super) struct Ended<'a> {
+    pub error: &'a Error,
+    pub sql: String,
+    /// `sqlite3_changes()`, if the statement sets it.
+    pub counted: Option<i64>,
+    pub verb: Option<RowOp>,
+}
+
+impl Ended<'_> {
+    /// Like [`was_kept`] without looking at rows; `None` also where only triggers have changed any, and some FAIL may be
+    /// the reason.
+    pub fn was_kept(&self, db: Db, buffer: &Buffer) -> Result<Option<bool>> {
+        // SQLite counts the statement's own rows if they stay, but not those that a REPLACE removes.
+        let counts =
+            |c: &RowChange| c.depth == 0 && (c.op != RowOp::Delete || self.verb == Some(RowOp::Delete));
+        match self.counted {
+            Some(1..) => return Ok(Some(true)),
+            Some(_) if buffer.changes().iter().any(counts) => return Ok(Some(false)),
+            _ => {}
+        }
+        let mut fails = db.prepare(
+            "SELECT 1 WHERE ?1 LIKE '%FAIL%' OR EXISTS (SELECT 1 FROM main.sqlite_schema WHERE sql LIKE '%FAIL%')",
+        )?;
+        fails.bind_text(1, self.sql.as_bytes())?;
+        Ok((stays_in_autocommit(self.error) && !fails.step()?).then_some(false))
+    }
+}
+
 /// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.
 /// `None` if the database does not tell: where columns hide all names of the rowid, SQL cannot reach a row by it.
 pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<Option<bool>> {

@@ -12,7 +12,7 @@ use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_n
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
-use crate::capture::outcome;
+use crate::capture::outcome::{self, Ended};
 use crate::capture::programs::{Run, Work};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::statement::Step;
@@ -508,6 +508,8 @@ impl Session {
                     Some(Slot {
                         ddl: Some(ddl),
                         statement: Some(statement),
+                        work,
+                        recursive,
                         ..
                     }),
                 ) => {
@@ -520,10 +522,12 @@ impl Session {
                         after,
                         sql,
                     };
-                    capture
-                        .log
-                        .write_changes(&buffer, Depth::Exact, |table| finished.wants_rows_of(table))?;
-                    finished.write(db, &mut capture.log, &hooks.ignored)
+                    let work = &finished.work(work);
+                    let recursive = *recursive;
+                    let depth = Depth::Dropped(Run { work, recursive });
+                    let log = &mut capture.log;
+                    log.write_changes(&mut buffer, depth, |table| finished.wants_rows_of(table))?;
+                    finished.write(db, log, &hooks.ignored)
                 }
                 (
                     _,
@@ -538,7 +542,7 @@ impl Session {
                     let recursive = *recursive;
                     let depth = Depth::Redone(Run { work, recursive });
                     let log = &mut capture.log;
-                    match log.write_changes(&buffer, depth, |_| true)? {
+                    match log.write_changes(&mut buffer, depth, |_| true)? {
                         true => virtual_table::write_changes(db, log, &buffer, written),
                         false => Ok(()),
                     }
@@ -547,7 +551,7 @@ impl Session {
                 // memory.
                 _ => capture
                     .log
-                    .write_changes(&buffer, Depth::Exact, |_| true)
+                    .write_changes(&mut buffer, Depth::Exact, |_| true)
                     .map(|_| ()),
             }
         };
@@ -606,7 +610,8 @@ impl Session {
     /// A step failed: keeps or drops the buffered changes as SQLite did, and returns the error to report.
     fn failed(&mut self, id: usize, kind: Kind, error: Error, counted: i64) -> Error {
         let was_active = self.slot(id).is_ok_and(|slot| slot.active);
-        if was_active {
+        let waits = self.statement(id).is_ok_and(|statement| statement.is_running());
+        if was_active && !waits {
             self.note_counted(id);
         }
         let _ = self.set_active(id, false);
@@ -614,7 +619,7 @@ impl Session {
         if self.capture.is_none() {
             return error;
         }
-        let kept = match self.keep_or_drop(id, is_ddl, &error) {
+        let kept = match self.keep_or_drop(id, is_ddl, &error, counted) {
             Ok(Some(kept)) => kept,
             Ok(None) => {
                 // SQLite's codes stay: to the user it is the statement that failed.
@@ -636,7 +641,16 @@ impl Session {
     }
 
     /// True if the statement's changes stayed; they are in the log then. `None` if there is no telling.
-    fn keep_or_drop(&mut self, id: usize, is_ddl: bool, error: &Error) -> Result<Option<bool>> {
+    fn keep_or_drop(&mut self, id: usize, is_ddl: bool, error: &Error, counted: i64) -> Result<Option<bool>> {
+        let slot = self.slots.get(id).and_then(Option::as_ref);
+        let ended = slot.and_then(|slot| {
+            Some(Ended {
+                error,
+                sql: slot.statement.as_ref()?.sql(),
+                counted: slot.counts_changes.then_some(counted),
+                verb: slot.work.step.as_ref().map(|step| step.verb),
+            })
+        });
         let (db, hooks) = (self.db, Rc::clone(&self.hooks));
         let Some(capture) = self.capture.as_mut() else {
             return Ok(Some(false));
@@ -652,6 +666,9 @@ impl Session {
             let buffer = hooks.buffer.borrow();
             let decide = || outcome::was_kept(db, &mut capture.log.tables, &buffer);
             kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;
+            if let (None, Some(ended)) = (kept, ended) {
+                kept = hooks.as_internal(|| ended.was_kept(db, &buffer))?;
+            }
         }
         match kept {
             Some(true) => self.flush(Some(id), false)?,
@@ -684,6 +701,7 @@ impl Session {
     /// Back to the start. Ends a run as SQLite does: what it has changed so far stays.
     pub fn reset(&mut self, id: usize) -> Result<()> {
         let was_active = self.slot(id)?.active;
+        let waited = !was_active && self.statement(id)?.is_running();
         let total = self.db.total_changes();
         let result = self.statement(id)?.reset();
         let counted = self.counted_since(total);
@@ -691,6 +709,9 @@ impl Session {
         let slot = self.slot(id)?;
         slot.schema = None;
         let writes = slot.kind == Kind::Write;
+        if waited {
+            self.note_counted(id);
+        }
         if !was_active {
             // SQLite repeats the error of the last step here; it has been reported.
             return Ok(());

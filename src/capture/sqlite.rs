@@ -254,6 +254,12 @@ impl RawStatement {
         unsafe { ffi::sqlite3_stmt_readonly(self.raw) != 0 }
     }
 
+    /// True if it has been stepped and neither ended nor been reset; also after BUSY, when it may be stepped again.
+    pub fn is_running(&self) -> bool {
+        // SAFETY: the statement is alive.
+        unsafe { ffi::sqlite3_stmt_busy(self.raw) != 0 }
+    }
+
     /// True if SQLite has prepared the statement anew since the last call, because the schema had changed.
     pub fn was_prepared_again(&self) -> bool {
         // SAFETY: the statement is alive.

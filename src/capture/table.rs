@@ -32,8 +32,9 @@ pub(super) struct TableInfo {
     pub has_triggers: bool,
     /// It may have DELETE triggers.
     pub delete_triggers: bool,
-    /// It may have UPDATE OF triggers.
-    pub update_of_triggers: bool,
+    /// It may have triggers that see which columns an UPDATE assigns: UPDATE OF, and where columns are generated any, because
+    /// SQLite (3.53) computes those in `new` from NULL in place of columns that neither the UPDATE nor a trigger names.
+    pub assignment_triggers: bool,
     /// Set if it is an ordinary table, that is, no view and no virtual table.
     pub ordinary: bool,
     /// Set for a virtual table of a known module, and for what such a table is stored in.
@@ -55,9 +56,11 @@ impl TableInfo {
             db.prepare("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
         columns.bind(1, &name)?;
         let mut declared_integer = false;
+        let mut generated = false;
         let mut aliases = vec!["rowid", "_rowid_", "oid"];
         while columns.step()? {
             aliases.retain(|alias| !columns.text(0).eq_ignore_ascii_case(alias));
+            generated |= matches!(columns.integer(3), 2 | 3);
             // Only these are in the file, and known to the hook.
             if !matches!(columns.integer(3), 0 | 3) {
                 continue;
@@ -74,30 +77,33 @@ impl TableInfo {
         }
         info.rowid_alias = aliases.first().copied();
         info.plain = info.columns.iter().all(|c| !c.generated && !c.real);
-        let mut kind = db.prepare(
-            "SELECT wr, type, EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
-             FROM pragma_table_list(?1) WHERE schema = 'main'",
-        )?;
-        kind.bind(1, &name)?;
+        // Not `pragma_table_list`: it begins to read all attached databases, which cannot be detached then while a
+        // statement is half way.
+        let mut kind = db.prepare(&format!("PRAGMA main.table_list({})", quoted(table)))?;
         if kind.step()? {
-            info.without_rowid = kind.integer(0) != 0;
-            let kind_name = kind.text(1);
+            info.without_rowid = kind.integer(4) != 0;
+            let kind_name = kind.text(2);
             info.load_virtual(db, table, &kind_name)?;
             info.ordinary = kind_name == "table" || kind_name == "shadow" && info.storage.is_none();
+            let mut key_index =
+                db.prepare("SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?;
+            key_index.bind(1, &name)?;
             // A rowid table's key that needs no index of its own is an alias of the rowid.
-            if declared_integer && !info.without_rowid && kind.integer(2) == 0 {
+            if declared_integer && !info.without_rowid && !key_index.step()? {
                 let key = info.columns.iter().find(|c| c.key == 1);
                 info.rowid_column = key.map(|c| c.name.clone());
             }
         }
         let mut triggers = db.prepare(
-            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0), ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0), count(*)
+            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0),
+               ifnull(max(sql LIKE iif(?2, '%UPDATE%ON%', '%UPDATE%OF%ON%')), 0), count(*)
              FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
         triggers.bind(1, &name)?;
+        triggers.bind_integer(2, i64::from(generated))?;
         if triggers.step()? {
             info.delete_triggers = triggers.integer(0) != 0;
-            info.update_of_triggers = triggers.integer(1) != 0;
+            info.assignment_triggers = triggers.integer(1) != 0;
             info.has_triggers = triggers.integer(2) != 0;
         }
         Ok(info)
@@ -172,6 +178,7 @@ fn has_real_affinity(declared: &str) -> bool {
 pub(super) struct TableCache {
     tables: HashMap<String, Arc<TableInfo>>,
     has_virtual: Option<bool>,
+    has_virtual_reals: Option<bool>,
     triggers: Option<Arc<Triggers>>,
     cookie: i64,
 }
@@ -189,6 +196,7 @@ impl TableCache {
     pub fn clear(&mut self) {
         self.tables.clear();
         self.has_virtual = None;
+        self.has_virtual_reals = None;
         self.triggers = None;
         self.cookie = -1;
     }
@@ -204,6 +212,23 @@ impl TableCache {
         let has_virtual = any.step()?;
         self.has_virtual = Some(has_virtual);
         Ok(has_virtual)
+    }
+
+    /// True if a table has a VIRTUAL column of type REAL.
+    pub fn has_virtual_reals(&mut self, db: Db) -> Result<bool> {
+        if let Some(known) = self.has_virtual_reals {
+            return Ok(known);
+        }
+        let mut columns = db.prepare(
+            "SELECT c.type FROM main.sqlite_schema AS t, pragma_table_xinfo(t.name, 'main') AS c
+             WHERE t.type = 'table' AND t.sql LIKE '%AS%(%' AND c.hidden = 2",
+        )?;
+        let mut any = false;
+        while !any && columns.step()? {
+            any = has_real_affinity(&columns.text(0));
+        }
+        self.has_virtual_reals = Some(any);
+        Ok(any)
     }
 
     /// The triggers of the main schema.

@@ -2,13 +2,16 @@
 //! library. It holds no lock while it waits, and keeps nothing from one call to the next.
 
 use std::io::Read;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 
 use crate::error::{Error, Result};
-use crate::io::{HttpRequest, IoItem, OperationStatus, SyncEngineIoQueue, SyncEngineIoRequest, files};
+use crate::io::{
+    Control, HttpRequest, IoItem, OperationStatus, SyncEngineIoQueue, SyncEngineIoRequest, files,
+};
 
 /// Longest time to wait for a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,17 +44,19 @@ impl Default for DriverConfig {
     }
 }
 
-/// Calls `resume` until the operation has ended, serving all requests of `queue` in between.
+/// Calls `resume` until the operation has ended, serving all requests of `queue` in between. `control` is that of the
+/// operation: when it is cancelled, this returns at once, although a request may still be under way.
 pub fn run(
     queue: &SyncEngineIoQueue,
     config: &DriverConfig,
+    control: &Control,
     mut resume: impl FnMut() -> Result<OperationStatus>,
 ) -> Result<()> {
-    let client = Client::new(config)?;
+    let client = Arc::new(Client::new(config)?);
     while resume()? == OperationStatus::Io {
         let mut served = false;
         while let Some(item) = queue.take_item() {
-            client.perform(&item);
+            client.serve(item, control)?;
             served = true;
         }
         // Waiting here could be for ever: nobody says when the other thread is done.
@@ -100,14 +105,36 @@ impl Client {
         })
     }
 
-    /// Performs a request to its end; failures go into the item.
-    fn perform(&self, item: &IoItem) {
-        let result = match item.request() {
-            SyncEngineIoRequest::Http(http) => self.exchange(http, item),
+    /// Performs a request to its end, or until the operation is cancelled; failures go into the item.
+    fn serve(self: &Arc<Self>, item: IoItem, control: &Control) -> Result<()> {
+        if !matches!(item.request(), SyncEngineIoRequest::Http(_)) {
             // A failure is in the item already.
-            _ => return files::perform(item).unwrap_or(()),
+            files::perform(&item).unwrap_or(());
+            return Ok(());
+        }
+        // A thread of its own, because nothing else ends a read that waits for a silent remote.
+        let (done, ended) = mpsc::channel();
+        let cancelled = done.clone();
+        control.on_cancel(move || cancelled.send(()).unwrap_or(()));
+        let client = self.clone();
+        let work = move || {
+            client.perform(&item);
+            done.send(()).unwrap_or(());
         };
-        match result {
+        std::thread::Builder::new()
+            .name("turso-sync-http".into())
+            .spawn(work)
+            .map_err(|e| Error::io("start a thread for the request", &e))?;
+        // An error says that the thread has died, and the item with it: the operation will tell.
+        ended.recv().unwrap_or(());
+        Ok(())
+    }
+
+    fn perform(&self, item: &IoItem) {
+        let SyncEngineIoRequest::Http(http) = item.request() else {
+            return;
+        };
+        match self.exchange(http, item) {
             Ok(()) => item.done(),
             Err(message) => item.poison(&message),
         }
@@ -120,6 +147,11 @@ impl Client {
         let status = response.status().as_u16();
         tracing::debug!("{} {}: status {status}", http.method, without_secrets(&url));
         item.status(status);
+        if let Some(wait) = response.headers().get("retry-after")
+            && let Ok(wait) = wait.to_str()
+        {
+            item.header("retry-after", wait);
+        }
         pass_on(response, item).map_err(explain)
     }
 
@@ -187,6 +219,9 @@ fn pass_on(response: Response<Body>, item: &IoItem) -> std::result::Result<(), S
         let Some(bytes) = piece.get(..n).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
+        if !item.is_wanted() {
+            return Ok(());
+        }
         item.push_buffer(bytes);
         received += n as u64;
     }

@@ -49,7 +49,8 @@ fn run_one(request: HttpRequest, config: &DriverConfig) -> Result<crate::io::Res
     let queue = SyncEngineIoQueue::default();
     let io = queue.clone();
     let mut op = Operation::new(async move { io.http(request, None).await });
-    run(&queue, config, || op.resume())?;
+    let control = op.control().clone();
+    run(&queue, config, &control, || op.resume())?;
     op.take_result().ok_or_else(|| Error::internal("no result"))
 }
 
@@ -189,8 +190,15 @@ fn a_request_served_elsewhere_is_not_waited_for() {
     let mut op = Operation::new(async move { io.full_read("x").await });
     op.resume().unwrap();
     let item = queue.take_item();
-    let e = run(&queue, &DriverConfig::default(), || op.resume()).unwrap_err();
+    let e = run(&queue, &DriverConfig::default(), &Control::default(), || {
+        op.resume()
+    })
+    .unwrap_err();
     assert_eq!(e.code, Code::Misuse);
     drop(item);
-    assert!(run(&queue, &DriverConfig::default(), || op.resume()).is_err());
+    assert!(
+        run(&queue, &DriverConfig::default(), &Control::default(), || op
+            .resume())
+        .is_err()
+    );
 }

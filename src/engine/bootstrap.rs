@@ -8,7 +8,7 @@
 use super::image::{self, ImageWriter};
 use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
 use super::remote::Shared;
-use super::{BUSY_TIMEOUT, Inner, base_state};
+use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, FileKind, ReplicaState};
 use crate::error::{Error, Result};
 use crate::io::SyncEngineIo;
@@ -17,7 +17,7 @@ use crate::protocol::{selector, url};
 
 const PAGE_SIZE: u64 = 4096;
 
-impl Inner {
+impl Task {
     /// `create_db` and `open`.
     pub(super) async fn open_or_create(&self, create: bool) -> Result<()> {
         let bootstrap = create && self.opts.bootstrap_if_empty;
@@ -99,9 +99,11 @@ impl Inner {
         metadata.set_bootstrap(None);
         metadata.set_revision(&state.revision);
         crate::io::files::remove_leftovers(self.files.info.as_ref());
-        if let Ok(_guard) = self.lock.acquire() {
-            // After a crash in a checkpoint, the log must be looked at before it grows.
-            self.store.recover(&base_state(state))?;
+        crate::io::files::remove_leftovers(&self.files.changes);
+        if let Ok(guard) = self.lock.acquire() {
+            // After a crash in a checkpoint, the log must be looked at before it grows. Not with `state`: another
+            // process may have pulled since it was read.
+            self.base(&guard)?;
         }
         Ok(metadata)
     }

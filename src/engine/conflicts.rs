@@ -1,7 +1,7 @@
 //! Conflicts: listing and resolving.
 
 use super::lock::SyncGuard;
-use super::{BUSY_TIMEOUT, Inner, base_state};
+use super::{BUSY_TIMEOUT, Inner, Task, base_state};
 use crate::capture::state;
 use crate::error::Result;
 use crate::pages::{Base, BaseHealth, ChangesWriter};
@@ -23,6 +23,14 @@ impl Inner {
             .any(|c| c.state == ConflictState::Blocked))
     }
 
+    /// Forgets what was noted about transactions that the remote has acknowledged.
+    pub(super) fn forget_settled_conflicts(&self, acknowledged: i64) -> Result<()> {
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        conflicts::remove_settled(&conn, acknowledged)
+    }
+}
+
+impl Task {
     pub(super) async fn resolve_conflict(
         &self,
         txn_id: i64,
@@ -106,11 +114,5 @@ impl Inner {
         self.rebuild(base, &state, &nothing, &state.revision, &plan)?;
         self.checkpoint_if_large(guard);
         Ok(())
-    }
-
-    /// Forgets what was noted about transactions that the remote has acknowledged.
-    pub(super) fn forget_settled_conflicts(&self, acknowledged: i64) -> Result<()> {
-        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
-        conflicts::remove_settled(&conn, acknowledged)
     }
 }

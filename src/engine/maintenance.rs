@@ -9,6 +9,7 @@ use super::{BUSY_TIMEOUT, Inner, base_state};
 use crate::capture::{Observer, state};
 use crate::error::Result;
 use crate::pages::BaseHealth;
+use crate::replay::ConflictState;
 
 /// Frames in the write-ahead log from which on the engine checkpoints by itself; SQLite's own default.
 pub(super) const CHECKPOINT_FRAMES: u32 = 1000;
@@ -34,7 +35,35 @@ pub struct DatabaseSyncEngineStats {
     pub revision: String,
 }
 
+/// What a user wants to know about a replica.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Captured changes that the remote has not acknowledged.
+    pub pending_changes: i64,
+    /// Transactions that the last sync stopped at.
+    pub conflicts_blocked: usize,
+    /// Transactions that were set aside.
+    pub conflicts_set_aside: usize,
+    /// Unix seconds of the last pull; 0 = never.
+    pub last_pull_unix_time: i64,
+    /// Unix seconds of the last push; 0 = never.
+    pub last_push_unix_time: i64,
+}
+
 impl Inner {
+    pub(super) fn status(&self) -> Result<ReplicaStatus> {
+        let stats = self.stats()?;
+        let conflicts = self.conflicts()?;
+        let count = |state| conflicts.iter().filter(|c| c.state == state).count();
+        Ok(ReplicaStatus {
+            pending_changes: stats.cdc_operations,
+            conflicts_blocked: count(ConflictState::Blocked),
+            conflicts_set_aside: count(ConflictState::SetAside),
+            last_pull_unix_time: stats.last_pull_unix_time,
+            last_push_unix_time: stats.last_push_unix_time,
+        })
+    }
+
     pub(super) fn checkpoint(&self, busy_timeout: Duration, guard: &SyncGuard) -> Result<()> {
         let (state, health) = self.base(guard)?;
         if health != BaseHealth::Intact {

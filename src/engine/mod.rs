@@ -22,12 +22,13 @@ mod push;
 mod rebuild;
 mod remote;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use maintenance::DatabaseSyncEngineStats;
+pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
 pub use opts::DatabaseSyncEngineOpts;
 pub use pull::DbChangesStatus;
@@ -39,7 +40,7 @@ pub use crate::replay::{
 use crate::capture::state::{self, ReplicaState};
 use crate::capture::{Connection, IgnoredTables};
 use crate::error::{Error, Result};
-use crate::io::{Operation, SyncEngineIo, SyncEngineIoQueue};
+use crate::io::{Control, Operation, SyncEngineIo, SyncEngineIoQueue};
 use crate::pages::{BaseHealth, BaseState, PageStore};
 use lock::{SyncGuard, SyncLock};
 
@@ -89,6 +90,21 @@ struct Inner {
     connections: AtomicUsize,
     /// Frames in the write-ahead log from which on a commit tries a checkpoint.
     checkpoint_at: AtomicU32,
+}
+
+/// An operation under way on a replica.
+struct Task {
+    replica: Arc<Inner>,
+    /// What the host may know of it, and how it stops it.
+    control: Arc<Control>,
+}
+
+impl Deref for Task {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.replica
+    }
 }
 
 struct Files {
@@ -147,69 +163,69 @@ impl DatabaseSyncEngine {
     /// Opens the replica, creating it if it does not exist: by downloading the remote, or empty and offline if
     /// `bootstrap_if_empty` is off.
     pub fn create_db(&self) -> Operation<()> {
-        self.operation(|inner| async move { inner.open_or_create(true).await })
+        self.operation("create", |task| async move { task.open_or_create(true).await })
     }
 
     /// Opens an existing replica; fails with `metadata not found` if there is none.
     pub fn open(&self) -> Operation<()> {
-        self.operation(|inner| async move { inner.open_or_create(false).await })
+        self.operation("open", |task| async move { task.open_or_create(false).await })
     }
 
     /// Opens the replica, downloading the remote if it does not exist, whatever `bootstrap_if_empty` says.
     pub fn bootstrap_db(&self) -> Operation<()> {
-        self.operation(|inner| async move { inner.bootstrap_or_open().await })
+        self.operation("bootstrap", |task| async move { task.bootstrap_or_open().await })
     }
 
     /// Opens a connection whose changes are captured.
     pub fn connect_rw(&self) -> Operation<Connection> {
-        self.operation(|inner| async move { inner.connect() })
+        self.operation("connect", |task| async move { task.replica.connect() })
     }
 
     /// Downloads what is new on the remote; `None` if nothing is.
     pub fn wait_changes_from_remote(&self) -> Operation<Option<DbChangesStatus>> {
-        self.operation(|inner| async move { inner.wait().await })
+        self.operation("wait", |task| async move { task.wait().await })
     }
 
     /// Applies downloaded changes below the pending local ones. The changes are gone afterwards, also on failure.
     pub fn apply_changes_from_remote(&self, changes: DbChangesStatus) -> Operation<()> {
-        self.operation(|inner| async move {
-            let guard = inner.lock()?;
-            inner.apply(changes, &guard).await?;
-            inner.leave(guard);
+        self.operation("apply", |task| async move {
+            let guard = task.lock()?;
+            task.apply(changes, &guard).await?;
+            task.leave(guard);
             Ok(())
         })
     }
 
     /// Sends the pending changes. Needs the write lock of the database for a moment per request.
     pub fn push_changes_to_remote(&self) -> Operation<()> {
-        self.operation(|inner| async move {
-            let guard = inner.lock()?;
-            inner.push(&guard).await?;
-            inner.leave(guard);
+        self.operation("push", |task| async move {
+            let guard = task.lock()?;
+            task.push(&guard).await?;
+            task.leave(guard);
             Ok(())
         })
     }
 
     /// Downloads and applies what is new on the remote; true if something was.
     pub fn pull_changes_from_remote(&self) -> Operation<bool> {
-        self.operation(|inner| async move { inner.pull().await })
+        self.operation("pull", |task| async move { task.pull().await })
     }
 
     /// Pushes, then pulls; true if something was new on the remote (one's own changes count).
     pub fn sync(&self) -> Operation<bool> {
-        self.operation(|inner| async move {
-            let guard = inner.lock()?;
-            inner.push(&guard).await?;
+        self.operation("sync", |task| async move {
+            let guard = task.lock()?;
+            task.push(&guard).await?;
             drop(guard);
-            inner.pull().await
+            task.pull().await
         })
     }
 
     /// Moves the write-ahead log into the main file, as far as readers allow.
     pub fn checkpoint(&self) -> Operation<()> {
-        self.operation(|inner| async move {
-            let guard = inner.lock()?;
-            inner.checkpoint(BUSY_TIMEOUT, &guard)
+        self.operation("checkpoint", |task| async move {
+            let guard = task.lock()?;
+            task.checkpoint(BUSY_TIMEOUT, &guard)
         })
     }
 
@@ -222,26 +238,48 @@ impl DatabaseSyncEngine {
     /// Resolves the conflict `txn_id`. Needs no network unless the base was lost. An error of category `Conflict` if a transaction that was set
     /// aside still does not fit; it stays set aside then.
     pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
-        self.operation(move |inner| async move {
-            let guard = inner.lock()?;
-            inner.resolve_conflict(txn_id, resolution, &guard).await?;
-            inner.leave(guard);
+        self.operation("resolve", move |task| async move {
+            let guard = task.lock()?;
+            task.resolve_conflict(txn_id, resolution, &guard).await?;
+            task.leave(guard);
             Ok(())
         })
     }
 
-    /// Figures about the replica.
-    pub fn stats(&self) -> Operation<DatabaseSyncEngineStats> {
-        self.operation(|inner| async move { inner.stats() })
+    /// What a user wants to know: is everything uploaded, is anything in conflict, when was the last sync. Reads the local
+    /// database; also possible while an operation runs.
+    pub fn status(&self) -> Result<ReplicaStatus> {
+        self.inner.status()
     }
 
-    fn operation<T, F>(&self, start: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Operation<T>
+    /// Figures about the replica.
+    pub fn stats(&self) -> Operation<DatabaseSyncEngineStats> {
+        self.operation("stats", |task| async move { task.stats() })
+    }
+
+    fn operation<T, F>(
+        &self,
+        name: &'static str,
+        start: impl FnOnce(Task) -> F + Send + 'static,
+    ) -> Operation<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
         T: 'static,
     {
-        let inner = self.inner.clone();
-        Operation::new(async move { start(inner).await })
+        let control = Arc::<Control>::default();
+        let task = Task {
+            replica: self.inner.clone(),
+            control: control.clone(),
+        };
+        Operation::controlled(control, async move {
+            tracing::debug!("{name} begins");
+            let result = start(task).await;
+            match &result {
+                Ok(_) => tracing::debug!("{name} has ended"),
+                Err(e) => tracing::debug!(code = ?e.code, category = ?e.category, "{name} failed: {e}"),
+            }
+            result
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::lock::SyncGuard;
 use super::remote::Shared;
-use super::{BUSY_TIMEOUT, Inner, base_state};
+use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
@@ -55,7 +55,7 @@ impl Drop for DownloadSlot {
     }
 }
 
-impl Inner {
+impl Task {
     /// Downloads what is new. Does not hold the sync lock: local work and pushes go on during a long poll.
     pub(super) async fn wait(&self) -> Result<Option<DbChangesStatus>> {
         self.require_open()?;

@@ -13,11 +13,11 @@ use std::collections::HashSet;
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, check_status};
-use super::{BUSY_TIMEOUT, Inner, base_state};
+use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
-use crate::io::SyncEngineIo;
+use crate::io::Stage;
 use crate::pages::BaseHealth;
 use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
 use crate::record::Value;
@@ -64,6 +64,8 @@ struct Batch {
     first: usize,
     statements: Vec<ReplayStatement>,
     last_change_id: i64,
+    /// Captured changes that it carries.
+    changes: u64,
     /// What the remote's header holds afterwards.
     header: HeaderValues,
 }
@@ -85,7 +87,7 @@ struct BatchReader {
     operations: u64,
 }
 
-impl Inner {
+impl Task {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
         let state = self.read_state()?;
         if state.sent <= state.acknowledged && self.has_blocked_conflict()? {
@@ -134,6 +136,7 @@ impl Inner {
     }
 
     async fn push_once(&self, state: &ReplicaState, one_at_a_time: bool) -> Result<Outcome> {
+        self.control.enter(Stage::Waiting);
         let (acknowledged, fence) = self.ask_watermark(state).await?;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
@@ -151,6 +154,8 @@ impl Inner {
             },
         };
         let mut sent = state.sent;
+        self.control.enter(Stage::Uploading);
+        self.expect_changes(acknowledged)?;
         loop {
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
             let header = HeaderValues::read(&conn)?;
@@ -158,6 +163,7 @@ impl Inner {
             let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
             let Some(batch) = batch else { break };
+            self.control.check()?;
             if batch.last_change_id > sent {
                 state::note_sent(self.path(), state, batch.last_change_id, BUSY_TIMEOUT)?;
                 sent = batch.last_change_id;
@@ -186,6 +192,7 @@ impl Inner {
                 return self.not_kept(state, acknowledged, not_done, fence).await;
             }
             reader.acknowledged = batch.last_change_id;
+            self.control.changes_done(batch.changes);
             if batch.header != reader.header {
                 state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
                 reader.header = batch.header;
@@ -202,6 +209,14 @@ impl Inner {
         })
         .await?;
         Ok(Outcome::Done)
+    }
+
+    fn expect_changes(&self, acknowledged: i64) -> Result<()> {
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let pending = state::count_pending(&conn, acknowledged)?;
+        let done = self.control.progress().changes_done;
+        self.control.expect_changes(done + pending.unsigned_abs());
+        Ok(())
     }
 
     /// The remote has not kept a request. Before anything else may become of its changes, it is shut out: a copy of it
@@ -321,7 +336,7 @@ impl Inner {
 
     async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
         let http = self.request(PIPELINE_PATH, "application/json", body.to_vec())?;
-        let response = self.queue.http(http, None).await.map_err(|e| e.context("push"))?;
+        let response = self.exchange("push", http, None).await?;
         check_status("push", &response)?;
         PipelineResponse::parse(&response.body)?.into_batch(steps)
     }
@@ -355,6 +370,7 @@ impl BatchReader {
         let first = builder.steps();
         let mut statements = Vec::new();
         let mut last_change_id = self.acknowledged;
+        let mut changes = 0;
         let mut batch_header = header;
         while let Some(txn) = log.next_transaction()? {
             self.position = txn.last().map_or(self.position, |last| last.change_id);
@@ -372,6 +388,7 @@ impl BatchReader {
                 statements.push(statement);
             }
             last_change_id = self.position;
+            changes += txn.len() as u64;
             if statements.len() as u64 >= self.operations || builder.body_len() >= REQUEST_BYTES {
                 batch_header = self.header;
                 break;
@@ -392,6 +409,7 @@ impl BatchReader {
             first,
             statements,
             last_change_id,
+            changes,
             header: batch_header,
         }))
     }

@@ -3,17 +3,21 @@
 use std::cell::RefCell;
 
 use super::pull::check_watermark;
-use super::{BUSY_TIMEOUT, Inner};
+use super::{BUSY_TIMEOUT, Task};
 use crate::capture::log;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Error, Result};
+use crate::io::Stage;
 use crate::pages::{ApplyContext, Base, Changes};
 use crate::replay::{self, Failure, LocalTables, Plan, Progress, RebaseReport, conflicts};
 
 /// Carries the pending changes over to the new base.
 type Replay<'a> = &'a dyn Fn(&ApplyContext<'_>, Progress) -> Result<RebaseReport>;
 
-impl Inner {
+/// Steps of SQLite's machine after which a replay looks whether it was cancelled: well below a millisecond.
+const INTERRUPT_STEPS: i32 = 10_000;
+
+impl Task {
     /// What to do about conflicts, as configured.
     pub(super) fn plan(&self) -> Plan {
         Plan {
@@ -33,8 +37,15 @@ impl Inner {
         revision: &str,
         plan: &Plan,
     ) -> Result<()> {
+        self.control.enter(Stage::Applying);
         let apply = |replay: Replay<'_>| {
             let make = |context: &ApplyContext<'_>| {
+                self.control.check()?;
+                let control = self.control.clone();
+                let cancelled = move || control.is_cancelled();
+                context
+                    .scratch
+                    .progress_handler(INTERRUPT_STEPS, Some(cancelled))?;
                 let local = LocalTables::new(context.current, context.scratch, &self.ignored);
                 new_state(context, state, revision, replay, &local)
             };

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Inner;
+use super::Task;
 use crate::error::{Category, Code, Error, Result};
-use crate::io::{BodySink, HttpRequest, Response, SyncEngineIo};
+use crate::io::{BodySink, HttpRequest, Response, Stage, SyncEngineIo};
 use crate::protocol::pull::{self, PullDecoder, PullEvent, PullHeader, PullUpdatesRequest};
 
 /// Text by which our server says that it does not know a revision.
 const UNKNOWN_REVISION: &str = "unknown revision";
 
-impl Inner {
+impl Task {
     /// A request to `path` of the remote.
     pub(super) fn request(&self, path: &str, content_type: &str, body: Vec<u8>) -> Result<HttpRequest> {
         let mut headers = vec![("content-type".to_owned(), content_type.to_owned())];
@@ -37,6 +37,21 @@ impl Inner {
         })
     }
 
+    /// Sends a request and waits for its answer. `what` names it in errors.
+    pub(super) async fn exchange(
+        &self,
+        what: &str,
+        request: HttpRequest,
+        sink: Option<BodySink>,
+    ) -> Result<Response> {
+        self.control.sent(request.body.len());
+        let response = self.queue.http(request, sink).await;
+        let response = response.map_err(|e| e.context(what))?;
+        self.control.received(response.body.len());
+        tracing::debug!(status = response.status, "{what}: the remote has answered");
+        Ok(response)
+    }
+
     /// Sends a pull request and feeds each page of the answer to `on_page` as it arrives, in the host's thread.
     /// Returns the answer's header once the answer is complete. `what` names the request in errors.
     pub(super) async fn fetch_pages(
@@ -46,24 +61,28 @@ impl Inner {
         mut on_page: impl FnMut(u32, &[u8; 4096]) -> Result<()> + Send + 'static,
     ) -> Result<PullHeader> {
         let decoder = Shared::new((PullDecoder::new(), None));
-        let feed = decoder.clone();
+        let (feed, control) = (decoder.clone(), self.control.clone());
         let sink: BodySink = Box::new(move |bytes| {
+            control.check()?;
+            control.received(bytes.len());
             feed.with(|(decoder, header)| {
                 decoder.push(bytes, &mut |event| match event {
                     PullEvent::Header(h) => {
+                        control.enter(Stage::Downloading);
+                        control.expect_pages(h.page_count.unwrap_or(0));
                         *header = Some(h);
                         Ok(())
                     }
-                    PullEvent::Page { page_no, data } => on_page(page_no, data),
+                    PullEvent::Page { page_no, data } => {
+                        control.page_done();
+                        on_page(page_no, data)
+                    }
                 })
             })
         });
         let http = self.request(PULL_PATH, "application/protobuf", pull::encode_request(request))?;
-        let response = self
-            .queue
-            .http(http, Some(sink))
-            .await
-            .map_err(|e| e.context(what))?;
+        self.control.enter(Stage::Waiting);
+        let response = self.exchange(what, http, Some(sink)).await?;
         check_status(what, &response)?;
         let (mut decoder, header) = decoder.take()?;
         decoder.finish().map_err(|e| e.context(what))?;
@@ -123,6 +142,7 @@ pub(super) fn check_status(what: &str, response: &Response) -> Result<()> {
     }
     let mut error = Error::new(Category::Remote, Code::Error, message);
     error.http_status = Some(status);
+    error.retry_after_ms = response.retry_after_ms;
     error.retryable = status == 0 || status == 408 || status == 429 || status >= 500;
     if status == 409 && body.contains(UNKNOWN_REVISION) {
         error.category = Category::Identity;
@@ -147,6 +167,7 @@ mod tests {
                 &Response {
                     status,
                     body: body.into(),
+                    retry_after_ms: Some(7000),
                 },
             )
         };
@@ -157,7 +178,11 @@ mod tests {
             (Some(401), false, Category::Remote)
         );
         assert!(e.message.contains("token") && e.message.contains("status=401, body=no"));
-        assert!(answer(503, "").unwrap_err().retryable);
+        let overloaded = answer(503, "").unwrap_err();
+        assert_eq!(
+            (overloaded.retryable, overloaded.retry_after_ms),
+            (true, Some(7000))
+        );
         assert!(answer(429, "").unwrap_err().retryable);
         assert!(!answer(204, "").unwrap_err().retryable);
         assert_eq!(

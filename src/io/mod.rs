@@ -5,10 +5,12 @@
 //! [`OperationStatus::Io`]. The host takes the item, performs it with whatever it likes, feeds the answer in, and
 //! resumes. There is no thread, no clock and no runtime in here.
 
+mod control;
 pub mod files;
 mod operation;
 mod queue;
 
+pub use control::{Control, Progress, Stage};
 pub use operation::{Operation, OperationStatus};
 pub use queue::{
     BodySink, HttpRequest, IoItem, Pending, Response, SyncEngineIo, SyncEngineIoQueue, SyncEngineIoRequest,

@@ -61,6 +61,8 @@ pub struct Response {
     pub status: u16,
     /// The body, unless a sink consumed it.
     pub body: Vec<u8>,
+    /// How long the remote asked to wait before the next attempt, in milliseconds.
+    pub retry_after_ms: Option<u64>,
 }
 
 /// What the engine needs from the outside world; the tests' simulator and the queue implement it.
@@ -117,6 +119,20 @@ impl IoItem {
         if state.outcome.is_none() {
             state.response.status = status;
         }
+    }
+
+    /// Reports a header of the answer; names in any case. Only `retry-after` in seconds means something to the library.
+    pub fn header(&self, name: &str, value: &str) {
+        if name.eq_ignore_ascii_case("retry-after")
+            && let Ok(seconds) = value.trim().parse::<u32>()
+        {
+            self.completion.lock().response.retry_after_ms = Some(u64::from(seconds) * 1000);
+        }
+    }
+
+    /// False once nobody waits for the answer any more: the operation was cancelled, or the answer is wrong already.
+    pub fn is_wanted(&self) -> bool {
+        self.completion.lock().outcome.is_none()
     }
 
     /// Feeds one piece of the answer; the bytes are consumed before this returns.
@@ -202,11 +218,7 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.finish(Err(Error::new(
-            Category::Usage,
-            Code::Interrupt,
-            "the operation was cancelled",
-        )));
+        self.0.finish(Err(Error::cancelled()));
     }
 }
 
@@ -324,7 +336,8 @@ mod tests {
             poll(&mut p),
             Poll::Ready(Ok(Response {
                 status: 200,
-                body: b"abc".to_vec()
+                body: b"abc".to_vec(),
+                ..Response::default()
             }))
         );
         assert_eq!(q.network_bytes(), (3, 7));
@@ -342,7 +355,8 @@ mod tests {
             poll(&mut p),
             Poll::Ready(Ok(Response {
                 status: 500,
-                body: b"oops".to_vec()
+                body: b"oops".to_vec(),
+                ..Response::default()
             }))
         );
 

@@ -224,6 +224,8 @@ impl PageStore {
             if log.frames == 0 || log != slot.saved {
                 return Ok(Err("the main file was changed by somebody else".into()));
             }
+            // The stamp must outlive a power loss, when the log has grown and proves nothing any more.
+            snapshot.sync_file()?;
             revert.publish(Slot { stamp, ..slot })?;
         }
         Ok(Ok(revert))

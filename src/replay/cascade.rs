@@ -6,12 +6,13 @@
 //! the same by itself is thereby done twice, which makes no difference: actions delete or set absolute values.
 
 use rusqlite::Connection;
+use rusqlite::types::ValueRef;
 
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Error, Result};
 use crate::record::Value;
 use crate::replay::generator::{Generator, RowChange};
-use crate::replay::table::{ForeignKey, Table};
+use crate::replay::table::{Column, ForeignKey, Table};
 
 /// SQLite nests triggers up to `SQLITE_MAX_TRIGGER_DEPTH`, 1000 unless it was built otherwise.
 const DEPTH_MAX: usize = 100_000;
@@ -71,15 +72,43 @@ fn is_action(
     };
     let parent = RowChange::decode(&parent_table, parent)?;
     let child = RowChange::decode(&child_table, child)?;
-    Ok(child_table
-        .foreign_keys
+    Ok(child_table.foreign_keys.iter().filter(refers).any(|key| {
+        let is_default = |at: usize, value: &Value| {
+            let column = child_table.columns.get(at);
+            column.is_some_and(|column| is_default(conn, column, value))
+        };
+        follows(key, &parent_table, &parent, &child, is_default)
+    }))
+}
+
+/// True if `value` may be the default of `column`: it is not known for those that are not constant.
+fn is_default(conn: &Connection, column: &Column, value: &Value) -> bool {
+    let Some(default) = &column.default else {
+        return *value == Value::Null;
+    };
+    let compare = |default: ValueRef<'_>| match default {
+        ValueRef::Null => *value == Value::Null,
+        ValueRef::Integer(i) => alike(&Value::Integer(i), value),
+        ValueRef::Real(r) => alike(&Value::Real(r), value),
+        ValueRef::Text(t) | ValueRef::Blob(t) => alike(&Value::Text(t.to_vec()), value),
+    };
+    let lower = default.to_ascii_lowercase();
+    let constant = !["current_", "random", "date", "time", "(select"]
         .iter()
-        .filter(refers)
-        .any(|key| follows(key, &parent_table, &parent, &child)))
+        .any(|word| lower.contains(word));
+    let sql = format!("SELECT {default}");
+    let same = || conn.query_row(&sql, [], |row| Ok(compare(row.get_ref(0)?)));
+    !constant || same().unwrap_or(true)
 }
 
 /// True if the change `child` is what the foreign key makes of the change `parent`.
-fn follows(key: &ForeignKey, parent_table: &Table, parent: &RowChange, child: &RowChange) -> bool {
+fn follows(
+    key: &ForeignKey,
+    parent_table: &Table,
+    parent: &RowChange,
+    child: &RowChange,
+    is_default: impl Fn(usize, &Value) -> bool,
+) -> bool {
     let to: Option<Vec<usize>> = match key.to.as_slice() {
         [] => Some(parent_table.key.clone()),
         names => names.iter().map(|name| parent_table.position(name)).collect(),
@@ -111,7 +140,11 @@ fn follows(key: &ForeignKey, parent_table: &Table, parent: &RowChange, child: &R
                 .all(|(a, b)| *a == Value::Null || alike(a, b))
         }),
         ("SET NULL", Some(set)) => set.iter().all(|v| *v == Value::Null),
-        ("SET DEFAULT", Some(_)) => true,
+        ("SET DEFAULT", Some(set)) => key
+            .from
+            .iter()
+            .zip(&set)
+            .all(|(&at, value)| is_default(at, value)),
         _ => false,
     }
 }
@@ -124,5 +157,12 @@ fn alike(a: &Value, b: &Value) -> bool {
         Value::Real(r) => Some(r.to_string().into_bytes()),
         Value::Text(t) | Value::Blob(t) => Some(t.trim_ascii_end().to_ascii_lowercase()),
     };
+    let number = |v: &Value| match v {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Real(r) => Some(*r),
+        Value::Text(t) => std::str::from_utf8(t).ok()?.trim().parse().ok(),
+        Value::Null | Value::Blob(_) => None,
+    };
     matches!((plain(a), plain(b)), (Some(a), Some(b)) if a == b)
+        || matches!((number(a), number(b)), (Some(a), Some(b)) if a == b)
 }

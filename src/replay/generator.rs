@@ -353,7 +353,7 @@ impl Statements<'_> {
                 return;
             }
             // If the log names no column, it was the rowid that was set to itself, or no trigger minds which it is.
-            let rowid = self.table.update_of_triggers && self.table.rowid.is_some();
+            let rowid = self.table.assignment_triggers && self.table.rowid.is_some();
             if !rowid && !mask.contains(&Set::Same) {
                 match self.table.key.first().or(Some(&0)).and_then(|&k| mask.get_mut(k)) {
                     Some(set) => *set = Set::Same,

@@ -68,8 +68,9 @@ pub(super) struct Table {
     pub unique: Unique,
     /// It may have DELETE triggers.
     pub delete_triggers: bool,
-    /// It may have UPDATE OF triggers.
-    pub update_of_triggers: bool,
+    /// It may have triggers that see which columns an UPDATE assigns: UPDATE OF, and where columns are generated any, because
+    /// SQLite (3.53) computes those in `new` from NULL in place of columns that neither the UPDATE nor a trigger names.
+    pub assignment_triggers: bool,
     /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`) or end the transaction (`ROLLBACK`); statements
     /// must override that.
     pub own_conflict_clause: bool,
@@ -92,6 +93,7 @@ impl Table {
         let mut columns = Vec::new();
         let mut key = Vec::new();
         let mut names = Vec::new();
+        let mut generated = false;
         let mut statement = conn.prepare_cached(
             "SELECT name, dflt_value, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid",
         )?;
@@ -99,6 +101,7 @@ impl Table {
         while let Some(row) = rows.next()? {
             let column: String = row.get(0)?;
             names.push(column.to_ascii_lowercase());
+            generated |= matches!(row.get(3)?, 2 | 3);
             if row.get::<_, i64>(3)? == 0 {
                 if let part @ 1.. = row.get::<_, i64>(2)? {
                     key.push((part, columns.len()));
@@ -123,10 +126,16 @@ impl Table {
             "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0) FROM sqlite_schema
              WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
-        let update_of_triggers = flag(
-            "SELECT ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0) FROM sqlite_schema
-             WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
-        )?;
+        let assignment_triggers = flag(match generated {
+            false => {
+                "SELECT ifnull(max(sql LIKE '%UPDATE%OF%ON%'), 0) FROM sqlite_schema
+                 WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE"
+            }
+            true => {
+                "SELECT ifnull(max(sql LIKE '%UPDATE%ON%'), 0) FROM sqlite_schema
+                 WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE"
+            }
+        })?;
         let integer_key = key.len() == 1 && !key_index;
         let rowid = ["rowid", "_rowid_", "oid"]
             .into_iter()
@@ -152,7 +161,7 @@ impl Table {
             rowid,
             has_triggers,
             delete_triggers,
-            update_of_triggers,
+            assignment_triggers,
             virtual_kind: None,
         }))
     }

@@ -35,7 +35,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
         rowid: Some("rowid"),
         has_triggers: false,
         delete_triggers: false,
-        update_of_triggers: false,
+        assignment_triggers: false,
         own_conflict_clause: false,
         own_replace: false,
         unique: Unique::default(),

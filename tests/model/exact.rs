@@ -40,6 +40,19 @@ pub fn run_actions(
             // SQLite writes no page that stays the same, but the log grew; and it empties a table that is empty.
             return Ok(Ended::Differently);
         }
+        // SQLite takes an index of another connection for still there if nothing made it look.
+        let exists = |seen: &[String]| seen.iter().any(|s| s.ends_with("already exists"));
+        // A statement that waits for the write lock is half way; a write of a view asks for it beforehand.
+        let in_progress = |seen: &[String]| seen.iter().any(|s| s.ends_with("statements in progress"));
+        let two = done.iter().any(|action| action.connection > 0);
+        if two && exists(&ours) != exists(&theirs) || two && in_progress(&ours) != in_progress(&theirs) {
+            return Ok(Ended::Differently);
+        }
+        // What the interrupt meets may be the replica's own write before one of a view: that ends the transaction.
+        let interrupted = |seen: &[String]| seen.first().is_some_and(|s| s.starts_with("Interrupt"));
+        if ours != theirs && interrupted(&ours) && interrupted(&theirs) {
+            return Ok(Ended::Differently);
+        }
         // Whether a stale statement or a lock is noticed first is nobody's promise; either way it did nothing.
         let failed = |seen: &[String], how: &str| seen.first().is_some_and(|s| s.starts_with(how));
         let noticed = |a: &[String], b: &[String]| failed(a, "Busy 5 ") && failed(b, "Error 1 ");

@@ -15,6 +15,9 @@ const MOVES_WITH_TRIGGERS: bool = false;
 const RAISE_FAIL: bool = false;
 /// The remote runs with recursive triggers off, so what they did here beyond that is lost.
 const RECURSIVE_TRIGGERS: bool = false;
+/// INSERT with a key and another rowid where there are triggers: the row has another rowid there, and so have rows without a key
+/// that triggers add to the table and the log then names by rowid.
+pub const ROWIDS_BESIDE_KEYS: bool = false;
 /// Rows of sqlite_sequence are compared.
 pub const SEQUENCES: bool = false;
 /// A write statement starts while another one is half way.

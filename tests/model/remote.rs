@@ -117,7 +117,7 @@ pub fn rebase(
 }
 
 /// Errors of a replay that the library does not avoid.
-const KNOWN: [&str; 6] = [
+const KNOWN: [&str; 7] = [
     // A trigger whose table or column is gone: the upsert of a replay may need it where the statement did not.
     "no such table: main.",
     "no such column",
@@ -126,6 +126,8 @@ const KNOWN: [&str; 6] = [
     "datatype mismatch",
     "cannot store",
     "integer overflow",
+    // Columns hide all names of the rowid.
+    "several equal rows, and no key tells them apart",
 ];
 
 /// True if `failure` is about one of these.

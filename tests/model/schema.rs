@@ -213,8 +213,8 @@ pub fn create_trigger(r: &Random, mode: &Mode, catalog: &Catalog) -> Option<Stri
         false => "AFTER",
     };
     let source = if event == "DELETE" { "old" } else { "new" };
-    // Before an insert, a rowid that SQLite will choose is not defined.
-    let defined = |c: &&Column| time != "BEFORE" || event != "INSERT" || c.key == 0;
+    // Before an insert, a rowid that SQLite will choose is not defined, nor what is generated from it.
+    let defined = |c: &&Column| time != "BEFORE" || event != "INSERT" || c.key == 0 && !c.generated;
     let columns: Vec<_> = table.columns.iter().filter(defined).collect();
     let mut body = String::new();
     for _ in 0..1 + r.below(2) {

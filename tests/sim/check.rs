@@ -1,6 +1,6 @@
 //! What must be true.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,8 +8,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use turso_sync::capture::state::{self, FileKind};
 use turso_sync::pages::{BaseHealth, BaseState, PageStore};
+use turso_sync::protocol::pull::{PullDecoder, PullEvent};
 
-use super::node::{Committed, Node};
+use super::node::{Committed, Kind, Node};
 use super::support::plain;
 
 /// Why a run is a failure.
@@ -71,6 +72,26 @@ pub fn database(conn: &Connection) -> Checked {
     if integrity != "ok" {
         return Err(format!("integrity_check: {integrity}"));
     }
+    invariants(conn)
+}
+
+fn has_table(conn: &Connection, name: &str) -> Result<bool, Violation> {
+    let sql = format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '{name}'");
+    Ok(!texts(conn, &sql)?.is_empty())
+}
+
+/// What transactions keep true.
+pub fn invariants(conn: &Connection) -> Checked {
+    if !has_table(conn, "event")? {
+        return Ok(());
+    }
+    if has_table(conn, "cache")? {
+        none(
+            conn,
+            "an ignored row without its event",
+            "SELECT tag FROM cache WHERE tag LIKE 't%' EXCEPT SELECT tag FROM event",
+        )?;
+    }
     none(
         conn,
         "doubled",
@@ -116,6 +137,39 @@ pub fn clock(conn: &Connection, owner: usize) -> Result<i64, Violation> {
     .map_err(|e| format!("the clock of node {owner}: {e}"))
 }
 
+/// What node `node` wrote before its first download.
+pub fn early(conn: &Connection, node: &Node) -> Checked {
+    let table = format!("early{}", node.number);
+    let mut rows = 0;
+    if has_table(conn, &table)? {
+        let count = conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
+        rows = count.map_err(|e| format!("{table}: {e}"))?;
+    }
+    match rows >= node.early && rows % 2 == 0 {
+        true => Ok(()),
+        false => Err(format!("{table} has {rows} rows; {} were promised", node.early)),
+    }
+}
+
+/// What a node has besides its tags.
+fn own_tables(conn: &Connection, node: &mut Node, least: i64) -> Checked {
+    early(conn, node)?;
+    if !has_table(conn, "event")? {
+        return match (node.txns.is_empty(), least) {
+            (true, 0) => Ok(()),
+            _ => Err("the tables are gone".into()),
+        };
+    }
+    if node.has_cache() && has_table(conn, "cache")? {
+        let mine = format!(
+            "SELECT tag FROM event WHERE tag LIKE 't{}.%' EXCEPT SELECT tag FROM cache",
+            node.number
+        );
+        none(conn, "an event without its ignored row", &mine)?;
+    }
+    clock_at_least(conn, node, least)
+}
+
 fn clock_at_least(conn: &Connection, node: &mut Node, least: i64) -> Checked {
     let n = clock(conn, node.number)?;
     if n < least {
@@ -137,6 +191,35 @@ pub fn replica(path: &Path) -> Result<Option<Connection>, Violation> {
     }
 }
 
+/// The revision of the base, if there is a replica.
+pub fn revision(path: &Path) -> Result<Option<String>, Violation> {
+    match state::inspect(path, Duration::ZERO) {
+        Ok(FileKind::Replica(state)) => Ok(Some(state.revision)),
+        Ok(_) => Ok(None),
+        Err(e) => Err(format!("the state cannot be read: {e}")),
+    }
+}
+
+/// The number of the base; 0 if there is no replica.
+pub fn epoch(path: &Path) -> Result<i64, Violation> {
+    match state::inspect(path, Duration::ZERO) {
+        Ok(FileKind::Replica(state)) => Ok(state.epoch),
+        Ok(_) => Ok(0),
+        Err(e) => Err(format!("the state cannot be read: {e}")),
+    }
+}
+
+fn epoch_at_least(node: &Node) -> Checked {
+    let epoch = epoch(&node.path)?;
+    match epoch >= node.epoch {
+        true => Ok(()),
+        false => Err(format!(
+            "node {}: base {epoch} has come back after {}",
+            node.number, node.epoch
+        )),
+    }
+}
+
 /// Looks what is left of the transactions of a node that died, and forgets what may be gone.
 pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
     let Some(conn) = replica(&node.path)? else {
@@ -151,16 +234,20 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
     } else {
         node.clock
     };
-    clock_at_least(&conn, node, least)?;
+    own_tables(&conn, node, least)?;
+    epoch_at_least(node)?;
     if power_lost {
         node.durable_clock = node.clock;
+    }
+    if node.txns.is_empty() {
+        return Ok(());
     }
     let tags = tags(&conn)?;
     let mut lost: Option<String> = None;
     let mut left = Vec::new();
     for mut txn in std::mem::take(&mut node.txns) {
         let there = tags.contains(&txn.tag);
-        if txn.risky && !there {
+        if txn.kind == Kind::Risky && !there {
             // Taken out, or lost.
             if power_lost && txn.committed != Committed::Durable {
                 txn.committed = Committed::Unknown;
@@ -198,10 +285,14 @@ pub fn node(node: &mut Node) -> Checked {
         return Ok(());
     };
     database(&conn)?;
-    clock_at_least(&conn, node, node.clock)?;
+    own_tables(&conn, node, node.clock)?;
+    epoch_at_least(node)?;
+    if node.txns.is_empty() {
+        return Ok(());
+    }
     let tags = tags(&conn)?;
     let gone = |txn: &&super::node::Txn| {
-        !txn.risky && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)
+        txn.kind != Kind::Risky && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)
     };
     match node.txns.iter().find(gone) {
         None => Ok(()),
@@ -219,6 +310,48 @@ pub fn pages(conn: &Connection) -> Rc<Vec<Vec<u8>>> {
         .unwrap();
     let pages = statement.query_map([], |row| row.get(0)).unwrap();
     Rc::new(pages.map(|page| page.unwrap()).collect())
+}
+
+/// Remembers `pages`, what the remote looks like now, under the revision that the answer to a pull names.
+pub fn remember(bases: &mut Bases, answer: &[u8], pages: Rc<Vec<Vec<u8>>>) -> Checked {
+    let mut revision = None;
+    let decoded = PullDecoder::new().push(answer, &mut |event| {
+        if let PullEvent::Header(header) = event {
+            revision = Some(header.server_revision);
+        }
+        Ok(())
+    });
+    decoded.map_err(|e| format!("the server's own answer: {e}"))?;
+    let revision = revision.ok_or("an answer without header")?;
+    // A pinned revision was remembered when it was the newest.
+    bases.entry(revision).or_insert(pages);
+    Ok(())
+}
+
+/// Files of a replica that nobody has open: no log, a revert file that is not larger than the base, and no leftovers.
+pub fn quiet(path: &Path) -> Checked {
+    let folder = path.parent().ok_or("no folder")?;
+    let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let size = entry.metadata().map_err(|e| e.to_string())?.len();
+        sizes.insert(name, size);
+    }
+    let main = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let size = |suffix: &str| sizes.get(&format!("{main}{suffix}")).copied().unwrap_or(0);
+    let known = ["", "-wal", "-shm", "-info", "-wal-revert", "-lock"].map(|suffix| format!("{main}{suffix}"));
+    let leftover = sizes.keys().any(|name| !known.contains(name));
+    match size("-wal") == 0 && size("-wal-revert") <= 3 * size("") + 64 * 4112 + 4096 && !leftover {
+        true => Ok(()),
+        false => Err(format!(
+            "files that should not be there, or not be so large: {sizes:?}"
+        )),
+    }
 }
 
 /// The base of the replica is the remote at its revision. False if the base is lost.

@@ -66,6 +66,26 @@ pub enum Fate {
     Fail { from: u64, calls: u64, errno: i32 },
 }
 
+/// How much of what was not synced a power loss leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Survival {
+    Nothing,
+    Everything,
+    /// Any part of it.
+    Chance,
+}
+
+impl Survival {
+    /// How many of `count` changes come true, in their order.
+    fn prefix(self, count: usize, rng: &mut Rng) -> usize {
+        match (self, rng.below(3)) {
+            (Survival::Nothing, _) | (Survival::Chance, 0) => 0,
+            (Survival::Everything, _) | (Survival::Chance, 1) => count,
+            _ => rng.below(count + 1),
+        }
+    }
+}
+
 enum Change {
     Write(u64, Vec<u8>),
     Truncate(u64),
@@ -269,18 +289,14 @@ impl Disk {
         (machine.dead, machine.fate) = (false, None);
     }
 
-    /// Takes the power away, lets come true what `rng` decides about everything that was not synced, and starts the
-    /// machine again. Nobody may have files of it open.
-    pub fn lose_power(&mut self, number: usize, rng: &mut Rng) {
+    /// Takes the power away, lets come true what `survival` and `rng` decide about everything that was not synced, and
+    /// starts the machine again. Nobody may have files of it open.
+    pub fn lose_power(&mut self, number: usize, survival: Survival, rng: &mut Rng) {
         self.restart(number);
         let machine = &mut self.machines[number];
         let mut names = machine.durable.clone();
         let unsynced = std::mem::take(&mut machine.unsynced);
-        let kept = match rng.below(3) {
-            0 => 0,
-            1 => unsynced.len(),
-            _ => rng.below(unsynced.len() + 1),
-        };
+        let kept = survival.prefix(unsynced.len(), rng);
         unsynced
             .into_iter()
             .take(kept)
@@ -312,8 +328,12 @@ impl Disk {
                 None => file.durable_mtime,
             };
             let unsynced = std::mem::take(&mut file.unsynced);
-            file.durable = survivors(file.durable, unsynced, rng);
-            file.durable_mtime = *rng.pick(&[file.durable_mtime, mtime]);
+            file.durable = survivors(file.durable, unsynced, survival, rng);
+            file.durable_mtime = match survival {
+                Survival::Nothing => file.durable_mtime,
+                Survival::Everything => mtime,
+                Survival::Chance => *rng.pick(&[file.durable_mtime, mtime]),
+            };
             *inode = put(&path, &file.durable, file.durable_mtime);
             self.files.insert(*inode, file);
         }
@@ -339,8 +359,12 @@ fn put(path: &Path, content: &[u8], mtime: Duration) -> u64 {
 }
 
 /// What is in a file after a power loss.
-fn survivors(mut content: Vec<u8>, unsynced: Vec<Change>, rng: &mut Rng) -> Vec<u8> {
-    let mode = rng.below(4);
+fn survivors(mut content: Vec<u8>, unsynced: Vec<Change>, survival: Survival, rng: &mut Rng) -> Vec<u8> {
+    let mode = match survival {
+        Survival::Nothing => 0,
+        Survival::Everything => 1,
+        Survival::Chance => rng.below(4),
+    };
     let cut = match mode {
         0 => 0,
         1 => unsynced.len(),

@@ -6,13 +6,21 @@
 #![cfg(target_os = "linux")]
 
 mod check;
+mod crash_points;
+mod dangers;
 mod disk;
+mod ending;
+mod host;
 mod net;
 mod node;
+mod rig;
 mod rng;
+mod scenarios;
+mod sql;
 #[path = "../support/mod.rs"]
 mod support;
 mod syscalls;
+mod wire;
 mod workload;
 mod world;
 
@@ -118,6 +126,16 @@ fn format(steps: &Steps) -> String {
     }
     let ranges = ranges.iter().map(|(first, last)| format!("{first}-{last}"));
     ranges.collect::<Vec<_>>().join(",")
+}
+
+/// In memory if there is such a place.
+fn temporary_folder() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let folder = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    folder.unwrap()
 }
 
 fn number(name: &str) -> Option<u64> {

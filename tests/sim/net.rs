@@ -8,14 +8,14 @@ use super::rng::Rng;
 pub enum Flight {
     /// To the server. Without `item` it is a copy that nobody waits for any more.
     Request {
-        node: usize,
+        host: usize,
         item: Option<IoItem>,
         path: String,
         body: Vec<u8>,
     },
     /// Back to the host.
     Answer {
-        node: usize,
+        host: usize,
         item: IoItem,
         status: u16,
         body: Vec<u8>,
@@ -31,6 +31,8 @@ pub enum Mishap {
     Broken,
     /// The host does not notice.
     Short,
+    /// Nor that there is nothing behind the header of a download.
+    HeaderOnly,
     /// A proxy answers instead.
     Replaced,
     /// A bit of a page is wrong.
@@ -43,27 +45,27 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn send(&mut self, node: usize, item: IoItem) {
+    pub fn send(&mut self, host: usize, item: IoItem) {
         let SyncEngineIoRequest::Http(http) = item.request() else {
             return;
         };
         let (path, body) = (http.path.clone(), http.body.clone());
         self.flights.push(Flight::Request {
-            node,
+            host,
             item: Some(item),
             path,
             body,
         });
     }
 
-    /// A node died: its requests go on, its answers find nobody.
+    /// A host died: its requests go on, its answers find nobody.
     pub fn forget(&mut self, dead: usize) {
         self.flights.retain_mut(|flight| match flight {
-            Flight::Request { node, item, .. } if *node == dead => {
+            Flight::Request { host, item, .. } if *host == dead => {
                 item.take();
                 true
             }
-            Flight::Answer { node, .. } => *node != dead,
+            Flight::Answer { host, .. } => *host != dead,
             _ => true,
         });
     }
@@ -79,6 +81,7 @@ pub fn deliver(item: &IoItem, status: u16, mut body: Vec<u8>, mishap: Mishap, rn
             return item.done();
         }
         Mishap::Broken | Mishap::Short => body.truncate(rng.below(body.len() + 1)),
+        Mishap::HeaderOnly => body.truncate(first_message(&body)),
         // In the image of a page: only images have checksums.
         Mishap::Garbled if body.len() > 5000 => {
             let at = body.len() - 10 - rng.below(4000);
@@ -93,4 +96,16 @@ pub fn deliver(item: &IoItem, status: u16, mut body: Vec<u8>, mishap: Mishap, rn
         Mishap::Broken => item.poison("the body was cut short"),
         _ => item.done(),
     }
+}
+
+/// Bytes of the first message of a stream in which each is preceded by its length.
+fn first_message(body: &[u8]) -> usize {
+    let mut length = 0;
+    for (at, byte) in body.iter().enumerate().take(4) {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return body.len().min(at + 1 + length);
+        }
+    }
+    body.len()
 }

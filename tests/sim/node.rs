@@ -1,4 +1,4 @@
-//! One replica on one machine: the engine, its host, and what it must not forget.
+//! A replica on its machine, and the hosts: the processes that have it open.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,15 +63,25 @@ pub enum Committed {
     Unknown,
 }
 
+/// What kind of transaction it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It leaves its tag.
+    Plain,
+    /// It leaves its tag, and can come into conflict and be taken out then.
+    Risky,
+    /// It only moves the clock.
+    Tick,
+    /// It only adds two rows to the table of what came before the first download.
+    Early,
+}
+
 /// A local transaction and the tag that it left.
 #[derive(Clone, Debug)]
 pub struct Txn {
     pub tag: String,
     pub committed: Committed,
-    /// It can come into conflict, and be taken out then.
-    pub risky: bool,
-    /// It only moves the clock, and leaves no tag.
-    pub tick: bool,
+    pub kind: Kind,
 }
 
 pub struct Conn {
@@ -82,25 +92,67 @@ pub struct Conn {
     pub open: Option<Txn>,
 }
 
+/// A process that has a replica open. It lets go of things in the order of the fields.
+#[derive(Default)]
+pub struct Host {
+    pub node: usize,
+    pub running: Vec<Running>,
+    /// File requests that the host has not performed yet.
+    pub items: Vec<IoItem>,
+    /// Requests that it will never answer.
+    pub unanswered: Vec<IoItem>,
+    pub download: Option<DbChangesStatus>,
+    pub conns: Vec<Conn>,
+    pub engine: Option<DatabaseSyncEngine>,
+    /// The engine is open.
+    pub ready: bool,
+}
+
+impl Host {
+    /// Forgets everything that lives in memory.
+    pub fn die(&mut self) {
+        *self = Host {
+            node: self.node,
+            ..Host::default()
+        };
+    }
+
+    pub fn start<T: 'static>(
+        &mut self,
+        node: &Node,
+        name: &'static str,
+        mut op: Operation<T>,
+        outcome: impl Fn(T) -> Outcome + 'static,
+    ) {
+        let resume = move || match op.resume()? {
+            OperationStatus::Io => Ok(None),
+            OperationStatus::Done => Ok(Some(outcome(op.take_result().unwrap()))),
+        };
+        self.running.push(Running {
+            name,
+            resume: Box::new(resume),
+            troubles: node.troubles,
+            committed: (node.txns.len(), node.clock),
+        });
+    }
+}
+
+/// A replica, and what it must not forget.
 pub struct Node {
     pub number: usize,
     pub machine: usize,
     pub path: PathBuf,
     pub opts: DatabaseSyncEngineOpts,
-    pub engine: Option<DatabaseSyncEngine>,
-    /// The engine is open.
-    pub ready: bool,
-    pub conns: Vec<Conn>,
-    pub running: Vec<Running>,
-    /// File requests that the host has not performed yet.
-    pub items: Vec<IoItem>,
-    pub download: Option<DbChangesStatus>,
     /// In the order of their commits.
     pub txns: Vec<Txn>,
     pub next_tag: u64,
     /// The least that its clock must show, and the least after a power loss.
     pub clock: i64,
     pub durable_clock: i64,
+    /// The least number of rows that came before the first download.
+    pub early: i64,
+    /// The number of the base that no power loss can take back.
+    pub epoch: i64,
     /// Faults of network and disk so far.
     pub troubles: u64,
     /// A call on the disk has failed, otherwise than by death: the base may have to be fetched again.
@@ -118,10 +170,14 @@ impl Node {
             path: path.to_str().unwrap().to_owned(),
             remote_url: Some("http://remote".into()),
             client_name: format!("node{number}"),
-            bootstrap_if_empty: true,
+            bootstrap_if_empty: !rng.one_in(4),
             push_operations_threshold: *rng.pick(&[0, 1, 7]),
             pull_bytes_threshold: *rng.pick(&[0, 0, 5000, 20_000]),
             conflict_policy: *rng.pick(&policies),
+            tables_ignore: match rng.one_in(3) {
+                true => vec!["cache".into()],
+                false => Vec::new(),
+            },
             ..Default::default()
         };
         Node {
@@ -129,47 +185,20 @@ impl Node {
             machine,
             path,
             opts,
-            engine: None,
-            ready: false,
-            conns: Vec::new(),
-            running: Vec::new(),
-            items: Vec::new(),
-            download: None,
             txns: Vec::new(),
             next_tag: 0,
             clock: 0,
             durable_clock: 0,
+            early: 0,
+            epoch: 0,
             troubles: 0,
             disk_failed: false,
         }
     }
 
-    /// Forgets everything that lives in memory.
-    pub fn die(&mut self) {
-        self.running.clear();
-        self.items.clear();
-        self.download = None;
-        self.conns.clear();
-        self.engine = None;
-        self.ready = false;
-    }
-
-    pub fn start<T: 'static>(
-        &mut self,
-        name: &'static str,
-        mut op: Operation<T>,
-        outcome: impl Fn(T) -> Outcome + 'static,
-    ) {
-        let resume = move || match op.resume()? {
-            OperationStatus::Io => Ok(None),
-            OperationStatus::Done => Ok(Some(outcome(op.take_result().unwrap()))),
-        };
-        self.running.push(Running {
-            name,
-            resume: Box::new(resume),
-            troubles: self.troubles,
-            committed: (self.txns.len(), self.clock),
-        });
+    /// It has a table of its own that is never pushed.
+    pub fn has_cache(&self) -> bool {
+        !self.opts.tables_ignore.is_empty()
     }
 
     /// The first `count` transactions are durable now, and what the clock showed then.

@@ -1,7 +1,7 @@
 //! Random local transactions that keep invariants.
 
 use super::check::ACCOUNTS;
-use super::node::{Committed, Node, Txn};
+use super::node::{Committed, Kind, Node, Txn};
 use super::rng::Rng;
 
 /// Appends the statements of one transaction, without its BEGIN and COMMIT.
@@ -13,8 +13,7 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
         return Txn {
             tag: format!("tick {}", node.next_tag),
             committed: Committed::Unknown,
-            risky: false,
-            tick: true,
+            kind: Kind::Tick,
         };
     }
     let kind = rng.below(10);
@@ -39,6 +38,9 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
     sql.push(format!(
         "INSERT INTO ledger VALUES ('{tag}b', '{tag}', -{amount})"
     ));
+    if node.has_cache() {
+        sql.push(format!("INSERT INTO cache VALUES ('{tag}')"));
+    }
     // Not in one that may be taken out: balances are written as absolute values.
     if (2..6).contains(&kind) {
         let (from, to) = (rng.below(ACCOUNTS as usize), rng.below(ACCOUNTS as usize));
@@ -62,8 +64,23 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
     Txn {
         tag,
         committed: Committed::Unknown,
-        risky,
-        tick: false,
+        kind: if risky { Kind::Risky } else { Kind::Plain },
+    }
+}
+
+/// Before the first download there are no tables but those that the node makes itself.
+pub fn early(node: &mut Node, sql: &mut Vec<String>) -> Txn {
+    let n = node.number;
+    node.next_tag += 1;
+    sql.push(format!(
+        "CREATE TABLE IF NOT EXISTS early{n} (id INTEGER PRIMARY KEY, v)"
+    ));
+    sql.push(format!("INSERT INTO early{n} (v) VALUES (1)"));
+    sql.push(format!("INSERT INTO early{n} (v) VALUES (hex(zeroblob(3000)))"));
+    Txn {
+        tag: format!("early {}", node.next_tag),
+        committed: Committed::Unknown,
+        kind: Kind::Early,
     }
 }
 

@@ -1,0 +1,191 @@
+//! The end: everything works again, and all arrive at the same state.
+
+use turso_sync::engine::Resolution;
+use turso_sync::error::{Category, Error};
+use turso_sync::io::{SyncEngineIoRequest, files};
+
+use super::check::{self, Checked, Violation};
+use super::disk;
+use super::host::drop_or_not;
+use super::net::{self, Flight, Mishap};
+use super::node::{Committed, Kind, Outcome};
+use super::rng::Rng;
+use super::scenarios::difference;
+use super::support::{Tables, plain, tables};
+use super::world::{Dangers, World};
+
+impl World {
+    /// Everything works from now on: everybody must arrive at the same state.
+    pub fn converge(&mut self, rng: &mut Rng) -> Checked {
+        self.say("everything works from now on");
+        self.dangers = Dangers {
+            network: false,
+            death: false,
+            power: false,
+            errors: false,
+        };
+        for machine in (0..self.nodes.len())
+            .map(|at| self.nodes[at].machine)
+            .chain([self.server_machine])
+        {
+            disk::with(|disk| disk.set_fate(machine, None));
+        }
+        self.start_server()?;
+        for flight in std::mem::take(&mut self.net.flights) {
+            if let Flight::Request { host, path, body, .. } = flight {
+                self.serve(host, None, path, &body)?;
+            }
+        }
+        for at in 0..self.hosts.len() {
+            self.hosts[at].die();
+        }
+        // The first host of each node has its number.
+        for at in 0..self.nodes.len() {
+            self.open(at);
+            let opened = self.drive(at)?;
+            opened.map_err(|e| format!("node {at} cannot be opened: {e}"))?;
+        }
+        let mut quiet = 0;
+        for round in 0..25 {
+            let mut busy = false;
+            for at in 0..self.nodes.len() {
+                busy |= self.settle(at, rng)?;
+            }
+            // What the last one pushes in one round it gets back in the next.
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet == 2 {
+                return self.compare();
+            }
+            self.say(format!("round {round} ends"));
+        }
+        Err("no end of syncing".into())
+    }
+
+    /// Drives the only operation of a node to its end.
+    fn drive(&mut self, at: usize) -> Result<Result<Outcome, Error>, Violation> {
+        let mut running = self.hosts[at].running.pop().unwrap();
+        let engine = self.hosts[at].engine.clone().unwrap();
+        for _ in 0..10_000 {
+            match running.resume() {
+                Ok(Some(outcome)) => {
+                    self.hosts[at].ready = true;
+                    return Ok(Ok(outcome));
+                }
+                Err(e) => {
+                    self.say(format!("node {at} {}: {e}", running.name));
+                    return Ok(Err(e));
+                }
+                Ok(None) => {}
+            }
+            while let Some(item) = engine.io().take_item() {
+                match item.request() {
+                    SyncEngineIoRequest::Http(http) => {
+                        let (path, body) = (http.path.clone(), http.body.clone());
+                        self.serve(at, Some(item), path, &body)?;
+                        if let Some(Flight::Answer {
+                            item, status, body, ..
+                        }) = self.net.flights.pop()
+                        {
+                            net::deliver(&item, status, body, Mishap::None, &mut Rng::new(0, 0));
+                        }
+                    }
+                    _ => files::perform(&item).map_err(|e| format!("node {at}: {e}"))?,
+                }
+            }
+        }
+        Err(format!("node {at}: {} never ends", running.name))
+    }
+
+    /// Pull, push, pull, as a pull predicts the push; conflicts are resolved. True if something was new.
+    fn settle(&mut self, at: usize, rng: &mut Rng) -> Result<bool, Violation> {
+        let engine = self.hosts[at].engine.clone().unwrap();
+        self.hosts[at].start(
+            &self.nodes[at],
+            "pull",
+            engine.pull_changes_from_remote(),
+            Outcome::Pulled,
+        );
+        let pulled = self.drive(at)?;
+        let mut predicted = None;
+        if pulled.is_ok() {
+            predicted = Some(self.shared(at));
+        }
+        // After a conflict, too: the transaction may be on the remote already.
+        self.hosts[at].start(&self.nodes[at], "push", engine.push_changes_to_remote(), |()| {
+            Outcome::Done
+        });
+        let pushed = self.drive(at)?;
+        let conflicts = engine.conflicts().map_err(|e| e.to_string())?;
+        match pushed {
+            Ok(_) => {}
+            Err(e) if e.category == Category::Conflict && !conflicts.is_empty() => predicted = None,
+            Err(e) => return Err(format!("node {at} cannot sync: {:?} {e}", e.category)),
+        }
+        if let (true, Some(predicted)) = (conflicts.is_empty(), predicted) {
+            let remote = tables(&self.server_path);
+            if remote != predicted {
+                return Err(format!(
+                    "node {at}: the push was not what the pull predicted: {}",
+                    difference(&predicted, &remote)
+                ));
+            }
+        }
+        if !conflicts.is_empty() {
+            let conflict = rng.pick(&conflicts);
+            let resolution = *rng.pick(&[Resolution::Overwrite, drop_or_not(conflict)]);
+            self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
+            let op = engine.resolve_conflict(conflict.txn_id, resolution);
+            self.hosts[at].start(&self.nodes[at], "resolve", op, |()| Outcome::Done);
+            if let Err(e) = self.drive(at)?
+                && e.category != Category::Conflict
+            {
+                return Err(format!("node {at} cannot resolve: {e}"));
+            }
+            return Ok(true);
+        }
+        Ok(matches!(pulled, Ok(Outcome::Pulled(true))))
+    }
+
+    fn compare(&mut self) -> Checked {
+        let failures = |machine| disk::with(|disk| disk.calls(machine)).unwrap().1;
+        self.statistics.disk_failures = (0..=self.nodes.len()).map(failures).sum();
+        let remote = tables(&self.server_path);
+        let conn = plain(&self.server_path);
+        check::database(&conn).map_err(|violation| format!("remote: {violation}"))?;
+        let tags = check::tags(&conn)?;
+        for node in &self.nodes {
+            check::early(&conn, node)?;
+        }
+        drop(conn);
+        self.remote_tags()?;
+        for at in 0..self.nodes.len() {
+            let local = self.shared(at);
+            if local != remote {
+                return Err(format!(
+                    "node {at} is not the remote: {}",
+                    difference(&local, &remote)
+                ));
+            }
+            check::node(&mut self.nodes[at])?;
+            self.base(at)?;
+            let gone = |t: &&super::node::Txn| {
+                t.kind != Kind::Risky && t.committed != Committed::Unknown && !tags.contains(&t.tag)
+            };
+            if let Some(txn) = self.nodes[at].txns.iter().find(gone) {
+                return Err(format!("{} never arrived", txn.tag));
+            }
+            self.hosts[at].die();
+            check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
+        }
+        Ok(())
+    }
+
+    /// The tables that the node shares with the remote.
+    fn shared(&self, at: usize) -> Tables {
+        let mut tables = tables(&self.nodes[at].path);
+        if self.nodes[at].has_cache() {
+            tables.remove("cache");
+        }
+        tables
+    }
+}

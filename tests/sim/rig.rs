@@ -1,0 +1,425 @@
+//! One replica, one server and their host, all of which work until the replica's or the server's machine dies at a
+//! point that was chosen beforehand.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use turso_sync::capture::Connection;
+use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, Resolution};
+use turso_sync::error::{Error, Result};
+use turso_sync::io::{HttpRequest, IoItem, Operation, OperationStatus, SyncEngineIoRequest, files};
+use turso_sync::protocol::pipeline::{BatchBuilder, PipelineResponse};
+use turso_sync::server::LocalServer;
+
+use super::check::{self, Bases, Checked, Violation};
+use super::disk::{self, Disk, Fate, Survival};
+use super::node::VirtualEnvironment;
+use super::rng::Rng;
+use super::support::{Tables, plain, tables};
+
+/// Who dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victim {
+    Replica,
+    Server,
+}
+
+/// Where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Point {
+    /// In its call number `.0` on its disk, from 1.
+    Call(u64),
+    /// Just before (even) or after (odd) its host performs a request; each request counts twice, from 0.
+    Request(u64),
+    /// When the operation has ended, and with it everything that it promised.
+    End,
+}
+
+pub struct Rig {
+    pub opts: DatabaseSyncEngineOpts,
+    pub engine: Option<DatabaseSyncEngine>,
+    pub conn: Option<Connection>,
+    /// Another program on the replica's machine, inside a read transaction.
+    pub reader: Option<rusqlite::Connection>,
+    pub path: PathBuf,
+    pub server_path: PathBuf,
+    /// The answers to the next so many pushes get lost.
+    pub lose_pushes: u32,
+    /// The base may be lost, by what the scenario does.
+    pub base_may_be_lost: bool,
+    /// Tags of the transactions that must be there for ever.
+    pub promised: BTreeSet<String>,
+    /// What the base must be when the machine has risen.
+    promised_revision: Option<String>,
+    server: Option<LocalServer>,
+    machines: [usize; 2],
+    bases: Bases,
+    /// Points before and behind requests that were passed since the count began, and where to die.
+    passed: u64,
+    deadly: Option<u64>,
+    calls_before: u64,
+    clock: Arc<AtomicI64>,
+    names: Arc<AtomicU64>,
+    _folder: tempfile::TempDir,
+}
+
+/// What is left when everything is done: the tables of replica and remote.
+pub type Final = (Tables, Tables);
+
+const REPLICA: usize = 0;
+const SERVER: usize = 1;
+
+impl Rig {
+    /// A server whose database `sql` has made, and a machine without a replica.
+    pub fn new(sql: &str) -> Rig {
+        let folder = super::temporary_folder();
+        let mut disk = Disk::new(Duration::from_secs(1_000_000_000), Rng::new(0, u64::MAX));
+        let machines = ["replica", "server"].map(|name| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            disk.add(&path)
+        });
+        disk::install(Some(disk));
+        let path = folder.path().join("replica/app.db");
+        let server_path = folder.path().join("server/remote.db");
+        let conn = plain(&server_path);
+        conn.execute_batch(&format!(
+            "PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = WAL; BEGIN; {sql}; COMMIT"
+        ))
+        .unwrap();
+        drop(conn);
+        Rig {
+            opts: DatabaseSyncEngineOpts {
+                path: path.to_str().unwrap().to_owned(),
+                remote_url: Some("http://remote".into()),
+                client_name: "rig".into(),
+                bootstrap_if_empty: true,
+                ..Default::default()
+            },
+            engine: None,
+            conn: None,
+            reader: None,
+            path,
+            server: Some(LocalServer::open(&server_path).unwrap()),
+            server_path,
+            lose_pushes: 0,
+            base_may_be_lost: false,
+            promised: BTreeSet::new(),
+            promised_revision: None,
+            machines,
+            bases: Bases::new(),
+            passed: 0,
+            deadly: None,
+            calls_before: 0,
+            clock: Arc::default(),
+            names: Arc::default(),
+            _folder: folder,
+        }
+    }
+
+    // --- what scenarios are made of -----------------------------------------------------------------------------
+
+    pub fn create(&mut self) -> Result<()> {
+        let environment = VirtualEnvironment {
+            clock: self.clock.clone(),
+            names: self.names.clone(),
+        };
+        let engine = DatabaseSyncEngine::with_environment(self.opts.clone(), Box::new(environment))?;
+        self.engine = Some(engine);
+        self.run(|engine| engine.create_db())?;
+        let conn = self.run(|engine| engine.connect_rw())?;
+        conn.execute_batch("PRAGMA synchronous = FULL")?;
+        self.conn = Some(conn);
+        Ok(())
+    }
+
+    pub fn push(&mut self) -> Result<()> {
+        self.run(|engine| engine.push_changes_to_remote())
+    }
+
+    pub fn pull(&mut self) -> Result<bool> {
+        self.run(|engine| engine.pull_changes_from_remote())
+    }
+
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.run(|engine| engine.checkpoint())
+    }
+
+    /// Resolves the oldest conflict.
+    pub fn resolve(&mut self, resolution: Resolution) -> Result<()> {
+        let conflicts = self.engine()?.conflicts()?;
+        let first = conflicts
+            .first()
+            .ok_or_else(|| Error::misuse("no conflict"))?
+            .txn_id;
+        self.run(|engine| engine.resolve_conflict(first, resolution))
+    }
+
+    /// Closes the connection and the replica.
+    pub fn close(&mut self) {
+        (self.conn, self.engine) = (None, None);
+    }
+
+    /// A durable local transaction that leaves `tag`, unless it is there already.
+    pub fn transaction(&mut self, tag: &str, sql: &[&str]) -> Result<()> {
+        if check::tags(&plain(&self.path)).is_ok_and(|tags| tags.contains(tag)) {
+            return Ok(());
+        }
+        let own = [
+            format!("INSERT INTO ledger VALUES ('{tag}a', '{tag}', 5)"),
+            format!("INSERT INTO event VALUES ('{tag}')"),
+            format!("INSERT INTO ledger VALUES ('{tag}b', '{tag}', -5)"),
+        ];
+        let statements = own.iter().map(String::as_str).chain(sql.iter().copied());
+        let all: Vec<&str> = std::iter::once("BEGIN")
+            .chain(statements)
+            .chain(["COMMIT"])
+            .collect();
+        for sql in all {
+            if let Err(e) = self.sql(sql) {
+                let _ = self.sql("ROLLBACK");
+                return Err(e);
+            }
+        }
+        if !self.dead(Victim::Replica) {
+            self.promised.insert(tag.to_owned());
+        }
+        Ok(())
+    }
+
+    /// One local statement.
+    pub fn sql(&mut self, sql: &str) -> Result<()> {
+        let conn = self.conn.as_ref().ok_or_else(|| Error::misuse("no connection"))?;
+        conn.execute_batch(sql)
+    }
+
+    /// A transaction of somebody else, on the remote.
+    pub fn remote(&mut self, statements: &[&str]) {
+        let mut batch = BatchBuilder::transaction();
+        for sql in statements {
+            batch.step(sql, &[]).unwrap();
+        }
+        let (body, steps) = batch.commit().unwrap();
+        let (_, answer) = self
+            .server
+            .as_ref()
+            .unwrap()
+            .answer("/v2/pipeline", &body)
+            .unwrap();
+        let result = PipelineResponse::parse(&answer)
+            .unwrap()
+            .into_batch(steps)
+            .unwrap();
+        assert_eq!(result.first_error(), None);
+    }
+
+    pub fn keep_house(&mut self) -> Result<()> {
+        self.server.as_ref().map_or(Ok(()), LocalServer::keep_house)
+    }
+
+    fn engine(&self) -> Result<DatabaseSyncEngine> {
+        self.engine.clone().ok_or_else(|| Error::misuse("no engine"))
+    }
+
+    // --- the host -----------------------------------------------------------------------------------------------
+
+    fn run<T>(&mut self, start: impl FnOnce(&DatabaseSyncEngine) -> Operation<T>) -> Result<T> {
+        let seconds = 1 + self.clock.fetch_add(1, Ordering::Relaxed) as u64;
+        disk::with(|disk| disk.now = Duration::from_secs(1_000_000_000 + seconds));
+        let engine = self.engine()?;
+        let mut op = start(&engine);
+        while op.resume()? == OperationStatus::Io {
+            while let Some(item) = engine.io().take_item() {
+                self.pass()?;
+                match item.request() {
+                    SyncEngineIoRequest::Http(http) => self.answer(&item, http),
+                    _ => files::perform(&item)?,
+                }
+                self.pass()?;
+            }
+        }
+        Ok(op.take_result().unwrap())
+    }
+
+    /// Passes a point at which the replica's machine may die.
+    fn pass(&mut self) -> Result<()> {
+        if self.deadly == Some(self.passed) {
+            disk::with(|disk| disk.kill(self.machines[REPLICA]));
+        }
+        self.passed += 1;
+        match self.dead(Victim::Replica) {
+            true => Err(Error::internal("the machine is dead")),
+            false => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, item: &IoItem, http: &HttpRequest) {
+        let answered = match &self.server {
+            Some(server) => server.answer(&http.path, &http.body),
+            None => Err(Error::internal("no server")),
+        };
+        let (status, body) = match answered {
+            Ok(answer) if !self.dead(Victim::Server) => answer,
+            _ => return item.poison("connection reset"),
+        };
+        if http.path == "/pull-updates" {
+            let pages = check::pages(&plain(&self.server_path));
+            check::remember(&mut self.bases, &body, pages).unwrap();
+        }
+        let is_push = http.body.windows(6).any(|word| word == b"COMMIT");
+        if is_push && self.lose_pushes > 0 {
+            self.lose_pushes -= 1;
+            return item.poison("connection reset");
+        }
+        item.status(status);
+        body.chunks(5000).for_each(|piece| item.push_buffer(piece));
+        item.done();
+    }
+
+    // --- death --------------------------------------------------------------------------------------------------
+
+    fn machine(&self, victim: Victim) -> usize {
+        match victim {
+            Victim::Replica => self.machines[REPLICA],
+            Victim::Server => self.machines[SERVER],
+        }
+    }
+
+    pub fn dead(&self, victim: Victim) -> bool {
+        disk::with(|disk| disk.is_dead(self.machine(victim))).unwrap()
+    }
+
+    fn calls(&self, victim: Victim) -> u64 {
+        disk::with(|disk| disk.calls(self.machine(victim))).unwrap().0
+    }
+
+    /// From now on points are counted; at `point` the victim dies.
+    pub fn arm(&mut self, victim: Victim, point: Option<Point>) {
+        self.passed = 0;
+        self.calls_before = self.calls(victim);
+        match point {
+            Some(Point::Call(call)) => {
+                let fate = Some(Fate::Die(call));
+                disk::with(|disk| disk.set_fate(self.machine(victim), fate)).unwrap();
+            }
+            Some(Point::Request(request)) => self.deadly = Some(request),
+            Some(Point::End) | None => {}
+        }
+    }
+
+    /// The points since the count began.
+    pub fn points(&self, victim: Victim) -> Vec<Point> {
+        let calls = (1..=self.calls(victim) - self.calls_before).map(Point::Call);
+        let requests = match victim {
+            Victim::Replica => self.passed,
+            Victim::Server => 0,
+        };
+        calls
+            .chain((0..requests).map(Point::Request))
+            .chain([Point::End])
+            .collect()
+    }
+
+    /// The victim dies after the end of an operation. The revision that the replica had then is promised.
+    pub fn die_at_end(&mut self, victim: Victim) -> Checked {
+        self.promised_revision = check::revision(&self.path)?;
+        disk::with(|disk| disk.kill(self.machine(victim)));
+        Ok(())
+    }
+
+    /// The dead machine starts again; a lost power leaves what `loss` says, `None` is the death of a process.
+    pub fn rise(&mut self, victim: Victim, loss: Option<Survival>, rng: &mut Rng) -> Checked {
+        let machine = self.machine(victim);
+        match victim {
+            Victim::Replica => {
+                self.close();
+                self.reader = None;
+            }
+            Victim::Server => self.server = None,
+        }
+        self.deadly = None;
+        disk::with(|disk| match loss {
+            Some(survival) => disk.lose_power(machine, survival, rng),
+            None => disk.restart(machine),
+        });
+        if victim == Victim::Server {
+            let server = LocalServer::open(&self.server_path);
+            self.server = Some(server.map_err(|e| format!("the server does not start: {e}"))?);
+            check::database(&plain(&self.server_path)).map_err(|e| format!("remote: {e}"))?;
+        }
+        self.check()?;
+        match self.promised_revision.take() {
+            Some(promised) if check::revision(&self.path)?.as_ref() != Some(&promised) => {
+                Err(format!("revision {promised} is gone"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // --- checks -------------------------------------------------------------------------------------------------
+
+    /// What must be true of the replica at any time.
+    pub fn check(&mut self) -> Checked {
+        let Some(conn) = check::replica(&self.path)? else {
+            return match self.promised.is_empty() {
+                true => Ok(()),
+                false => Err("the replica is gone".into()),
+            };
+        };
+        let has_schema = conn.prepare("SELECT 1 FROM event").is_ok();
+        if has_schema || !self.promised.is_empty() {
+            check::database(&conn)?;
+            let tags = check::tags(&conn)?;
+            if let Some(gone) = self.promised.difference(&tags).next() {
+                return Err(format!("{gone} is gone"));
+            }
+        }
+        match check::base(&self.path, &self.bases)? || self.base_may_be_lost {
+            true => Ok(()),
+            false => Err("the base is lost".into()),
+        }
+    }
+
+    /// Syncs until nothing is new, and closes everything.
+    pub fn settle(&mut self) -> std::result::Result<Final, Violation> {
+        let said = |what: &str, e: Error| format!("{what}: {:?} {e}", e.category);
+        self.reader = None;
+        if self.engine.is_none() {
+            self.create().map_err(|e| said("open", e))?;
+        }
+        let mut rounds = 0;
+        loop {
+            let new = self.pull().map_err(|e| said("pull", e))?;
+            self.push().map_err(|e| said("push", e))?;
+            self.check()?;
+            rounds += 1;
+            match (new, rounds) {
+                (false, 2..) => break,
+                (_, 10..) => return Err("no end of syncing".into()),
+                _ => {}
+            }
+        }
+        // The next to open tidies up.
+        self.close();
+        self.create().map_err(|e| said("open again", e))?;
+        self.close();
+        check::quiet(&self.path)?;
+        self.check()?;
+        let remote = plain(&self.server_path);
+        if remote.prepare("SELECT 1 FROM event").is_ok() {
+            check::database(&remote).map_err(|e| format!("remote: {e}"))?;
+        }
+        Ok((tables(&self.path), tables(&self.server_path)))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.close();
+        (self.reader, self.server) = (None, None);
+        disk::install(None);
+    }
+}
