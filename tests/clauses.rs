@@ -287,8 +287,11 @@ fn the_row_meets_others_as_without_a_clause() {
             (&insert, "INSERT INTO t VALUES (7, 5, 7)", true),
             (&update, "INSERT INTO t VALUES (7, 5, 7)", true),
             (&update, "UPDATE t SET b = 5", true),
-            (&insert, "INSERT INTO t VALUES (5, 7, 7)", false),
-            (&update, "DELETE FROM t", false),
+            // An upsert that updates, and a row that is made anew, are not what was done here: no clause is theirs.
+            (&insert, "INSERT INTO t VALUES (5, 7, 8)", true),
+            (&update, "DELETE FROM t", true),
+            (&insert, "INSERT INTO t VALUES (5, 7, 8); DELETE FROM log", false),
+            (&update, "DELETE FROM t; DELETE FROM log", false),
         ] {
             let (_replica, local) = captured(base, &[mine]);
             let theirs = format!("{base}; {theirs}");
