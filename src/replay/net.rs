@@ -15,6 +15,7 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 
+use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::Result;
 use crate::record::{Value, encode};
@@ -221,6 +222,7 @@ fn merge(earlier: &mut RowChange, later: &RowChange) -> bool {
                 earlier.rowid = later.rowid;
             }
             earlier.change_type = ChangeType::Delete;
+            earlier.clause = Clause::None;
             earlier.after.clear();
             earlier.mask.clear();
         }
