@@ -10,9 +10,10 @@ use rusqlite::Connection;
 use crate::capture::clause::Clause;
 use crate::error::Result;
 use crate::record::Value;
-use crate::replay::generator::{Kind, RowChange, Set, Statements, assignments, changed_values, found};
+use crate::replay::generator::{Kind, RowChange, Set, Statements, changed_values};
 use crate::replay::replaced::{By, Replaced};
 use crate::replay::table::{Column, Identity, Table, quote};
+use crate::replay::text::{assignments, found};
 use crate::replay::values::Slots;
 
 /// The conflict clause of a statement that carries a change.

@@ -64,6 +64,7 @@ mod rebase;
 mod replaced;
 mod resolve;
 mod table;
+mod text;
 mod touched;
 mod transactions;
 mod values;

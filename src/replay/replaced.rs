@@ -25,7 +25,11 @@ pub(super) enum By {
 impl By {
     /// The reason with this number in the change log.
     pub(super) fn of(number: i64) -> By {
-        if number == 2 { By::Constraint } else { By::Statement }
+        if number == 2 {
+            By::Constraint
+        } else {
+            By::Statement
+        }
     }
 
     /// The number in the change log.
