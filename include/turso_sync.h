@@ -58,12 +58,19 @@
  *   A blocked transaction can also be repaired with plain SQL: what is pushed is the net effect. Keys of rows are in the
  *   list only, never in error messages or in the log.
  *
+ * Watching and stopping
+ *   turso_sync_operation_progress tells how far an operation has come, and turso_sync_operation_cancel stops it, both from any
+ *   thread. turso_sync_operation_error and turso_sync_last_error say what went wrong in a form a program can act on:
+ *   whose fault, worth repeating or not, and when. turso_sync_database_status tells whether everything is uploaded and
+ *   whether anything is in conflict.
+ *
  * After a failure
  *   every operation can be begun again. Nothing is lost and nothing applied twice, whatever was cut short: the
  *   network, the process, or the power.
  *
  * Threads
- *   A replica, its queue and its items may be used by several threads at once; an operation by one at a time.
+ *   A replica, its queue and its items may be used by several threads at once; an operation by one at a time, but
+ *   for its progress and its cancellation.
  */
 
 #ifndef TURSO_SYNC_H

@@ -40,8 +40,8 @@ pub enum turso_sync_operation_result_type_t {
 /// How to open a replica. Fill it with zeros first; then set what you need. Negative numbers are MISUSE.
 #[repr(C)]
 pub struct turso_sync_database_config_t {
-    /// Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-wal-revert` and
-    /// `-lock`, appended to this path.
+    /// Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-download`,
+    /// `-wal-revert` and `-lock`, appended to this path.
     pub path: *const c_char,
     /// URL of the remote (`http`, `https`, `libsql` or `turso`). NULL takes the one saved in the replica, or leaves it to
     /// the host.

@@ -221,18 +221,8 @@ fn write_initial_rows(db: Db, log: &mut LogWriter, table: &str) -> Result<()> {
     if info.without_rowid {
         return Ok(());
     }
-    let Some(rowid) = info.rowid_name() else {
-        let mut any = db.prepare(&format!("SELECT 1 FROM main.{} LIMIT 1", quoted(table)))?;
-        return match any.step()? {
-            true => Err(Error::new(
-                Category::Usage,
-                Code::Error,
-                "rows of CREATE TABLE AS SELECT cannot be captured while columns hide the rowid; rename one of the \
-                 columns rowid, _rowid_ and oid, or use CREATE TABLE and INSERT",
-            )),
-            false => Ok(()),
-        };
-    };
+    // Where columns hide the rowid: the rows of a table that was empty have the rowids from 1 on, and are read in their order.
+    let rowid = info.rowid_name().unwrap_or_else(|| "row_number() OVER ()".into());
     let mut rows = db.prepare(&format!(
         "SELECT {rowid}, {} FROM main.{}",
         info.select_list(),

@@ -9,7 +9,7 @@ use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
-use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
+use crate::protocol::pull::{PullEvent, PullHeader, PullUpdatesRequest};
 use crate::replay::Plan;
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
@@ -92,8 +92,9 @@ impl Task {
         let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
         let sink = writer.clone();
         let header = self
-            .fetch_pages("pull", &request, move |page_no, data| {
-                sink.with(|writer| writer.page(page_no, data))
+            .fetch_pages("pull", &request, move |event| match event {
+                PullEvent::Header(_) => Ok(()),
+                PullEvent::Page { page_no, data } => sink.with(|writer| writer.page(page_no, data)),
             })
             .await?;
         let pages =
