@@ -206,7 +206,8 @@ const TABLES: [&str; 7] = [
 fn bodies_run_under_the_clause_that_they_ran_under_here() {
     for table in TABLES {
         for body in ["", "OR IGNORE", "OR REPLACE"] {
-            for or in ["", "OR IGNORE", "OR REPLACE", "OR FAIL", "OR ROLLBACK"] {
+            // OR FAIL in a body leaves a row behind whose trigger fails again.
+            for or in ["", "OR IGNORE", "OR REPLACE", "OR ABORT", "OR ROLLBACK"] {
                 let insert =
                     format!("INSERT {or} INTO t(id, a, b) VALUES (5, 5, 7), (6, 6, 7), (7, 1, 7), (8, 8, 8)");
                 let with = format!(
