@@ -170,3 +170,53 @@ fn a_remote_that_was_replaced_is_noticed() {
     drive(&engine, engine.create_db(), &mut through(&second.url, None)).unwrap();
     assert_eq!(tables(&path), second.tables());
 }
+
+/// A remote that claims another size for the same revision: what it sent before is not to be trusted.
+#[test]
+fn a_remote_that_contradicts_itself_costs_one_download() {
+    let remote = remote_of(2);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let engine = DatabaseSyncEngine::new(options(&path, &remote.url)).unwrap();
+    assert!(!run_until(&engine, engine.create_db(), 1_000_001).1);
+    let notes = dir.path().join("a.db-download");
+    let content = std::fs::read(&notes).unwrap();
+    let end = content.iter().position(|byte| *byte == b'\n').unwrap();
+    let mut target: serde_json::Value = serde_json::from_slice(&content[..end]).unwrap();
+    target["pages"] = (target["pages"].as_u64().unwrap() - 1).into();
+    let content = [target.to_string().as_bytes(), &content[end..]].concat();
+    std::fs::write(&notes, content).unwrap();
+    let a = Replica::open(&path, &remote.url);
+    assert_eq!(a.tables(), remote.tables());
+}
+
+/// Everything had arrived but the end of the answer, and then the remote was replaced.
+#[test]
+fn a_complete_download_is_confirmed_before_it_is_used() {
+    let first = remote_of(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let engine = DatabaseSyncEngine::new(options(&path, "http://remote")).unwrap();
+    let through = |url: &str, more: &'static [u8]| {
+        let url = url.to_owned();
+        move |http: &turso_sync::io::HttpRequest, _: &dyn Fn() -> (u16, Vec<u8>)| {
+            let mut http = http.clone();
+            http.url = Some(url.clone());
+            let (status, mut body) = forward(&http).unwrap();
+            body.extend_from_slice(more);
+            Ok((status, body))
+        }
+    };
+    // The length of a message that does not come.
+    drive(&engine, engine.create_db(), &mut through(&first.url, &[0x20])).unwrap_err();
+    let second = remote_of(1);
+    let mut requests = 0;
+    let honest = through(&second.url, &[]);
+    drive(&engine, engine.create_db(), &mut |http, perform| {
+        requests += 1;
+        honest(http, perform)
+    })
+    .unwrap();
+    assert!(requests > 0);
+    assert_eq!(tables(&path), second.tables());
+}

@@ -287,7 +287,8 @@ impl LogWriter {
             RowOp::Delete => {
                 let silent = place.replaced && depth.run().is_some_and(|run| !run.recursive);
                 updates.clear();
-                self.builder.integer(if place.clause == Clause::None { 2 } else { 1 });
+                self.builder
+                    .integer(if place.clause == Clause::None { 2 } else { 1 });
                 self.builder.finish_into(&mut updates);
                 self.write(&LogRow {
                     change_type: ChangeType::Delete,

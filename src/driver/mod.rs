@@ -17,6 +17,8 @@ use crate::io::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest silence of the remote, unless configured.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// As good as for ever; more than the clocks of all systems can add.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Bytes of an answer that are passed on at once.
 const PIECE: usize = 64 << 10;
 
@@ -86,6 +88,7 @@ impl Client {
                 "the token contains characters that no HTTP header may have",
             ));
         }
+        let timeout = config.timeout.min(LONGEST_TIMEOUT);
         let settings = Agent::config_builder()
             .http_status_as_error(false)
             // A redirect could lead a token astray; it is reported like every other status.
@@ -93,15 +96,17 @@ impl Client {
             .max_redirects_will_error(false)
             .user_agent(concat!("turso-sync/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("")
-            .timeout_connect(Some(CONNECT_TIMEOUT.min(config.timeout)))
-            .timeout_per_read(Some(config.timeout))
-            .timeout_per_write(Some(config.timeout))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
+            .timeout_per_read(Some(timeout))
+            .timeout_per_write(Some(timeout))
             .build();
         Ok(Client {
             agent: settings.into(),
             authorization: config.auth_token.as_ref().map(|token| format!("Bearer {token}")),
             base_url: config.base_url.clone(),
-            end: config.deadline.and_then(|d| Instant::now().checked_add(d)),
+            end: config
+                .deadline
+                .and_then(|d| Instant::now().checked_add(d.min(LONGEST_TIMEOUT))),
         })
     }
 
@@ -219,11 +224,11 @@ fn pass_on(response: Response<Body>, item: &IoItem) -> std::result::Result<(), S
         let Some(bytes) = piece.get(..n).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
+        item.push_buffer(bytes);
+        received += n as u64;
         if !item.is_wanted() {
             return Ok(());
         }
-        item.push_buffer(bytes);
-        received += n as u64;
     }
     match announced {
         Some(length) if length != received => {

@@ -10,7 +10,7 @@ use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
 use super::remote::Shared;
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, FileKind, ReplicaState};
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
 use crate::io::SyncEngineIo;
 use crate::protocol::pull::PullEvent;
 use crate::protocol::url;
@@ -128,23 +128,36 @@ impl Task {
             crate::io::files::rename_durably(&self.files.changes, self.path())?;
         }
         image::remove_notes(&self.files.beside("-download"))?;
-        self.initialize(&metadata, mark.pages)?;
+        self.initialize_download(&metadata, mark)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
     }
 
     /// The metadata announce a download and there is a database without local tables: is it that download?
     fn finish_bootstrap(&self, mut metadata: DatabaseMetadata) -> Result<DatabaseMetadata> {
-        let expected = metadata.bootstrap();
-        if expected.is_none() || expected != Some(image::checksum(self.path())?) {
+        let found = image::checksum(self.path())?;
+        if metadata.bootstrap() != Some(found) {
             return Err(Error::identity(format!(
                 "{} is not the replica that {} describes; restore the replica's file, or move both away to start again",
                 self.opts.path, self.files.info
             )));
         }
-        self.initialize(&metadata, expected.map_or(0, |mark| mark.pages))?;
+        self.initialize_download(&metadata, found)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
+    }
+
+    /// Makes what was downloaded a replica. If that is impossible because of what the remote has sent, and the file is
+    /// still nothing but that, it goes: the next attempt downloads again.
+    fn initialize_download(&self, metadata: &DatabaseMetadata, mark: BootstrapMark) -> Result<()> {
+        let Err(e) = self.initialize(metadata, mark.pages) else {
+            return Ok(());
+        };
+        let at_fault = matches!(e.code, Code::Corrupt | Code::NotADb | Code::Error);
+        if at_fault && mark.pages > 0 && image::checksum(self.path())? == mark {
+            remove_if_there(self.path())?;
+        }
+        Err(e.context("bootstrap: the remote's database cannot be used"))
     }
 
     /// Makes the fresh base (or nothing) a replica.
@@ -212,7 +225,13 @@ impl Task {
             match answer {
                 Ok(_) => image.with(|image| image.answered(&request))?,
                 Err(e) if e.http_status == Some(409) && image.with(Image::revision_is_gone)? => {}
-                Err(e) => return Err(e),
+                Err(_) if image.with(|image| Ok(image.begins_anew()))? => {}
+                Err(e) => {
+                    if e.category == Category::Protocol && !e.retryable {
+                        image.with(Image::distrust)?;
+                    }
+                    return Err(e);
+                }
             }
         }
         image.take()?.finish()

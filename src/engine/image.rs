@@ -5,6 +5,7 @@
 //! The notes are a line of JSON and eight bytes per page: its number and a checksum of its image. Nothing is synced before
 //! the end; a page whose image does not fit its checksum has not arrived.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -16,14 +17,16 @@ use serde::{Deserialize, Serialize};
 use super::metadata::BootstrapMark;
 use crate::error::{Error, Result};
 use crate::io::files;
+use crate::pages::{PAGE_SIZE, Page, check_first_page};
 use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
 use crate::protocol::selector;
 
-const PAGE_SIZE: usize = 4096;
 /// SQLite leaves this page out, for its locks: <https://sqlite.org/fileformat2.html#the_lock_byte_page>.
 const LOCK_PAGE: u32 = (1 << 30) / PAGE_SIZE as u32 + 1;
 /// Bytes of a note.
 const NOTE: usize = 8;
+/// Most pages that are asked for at once: what a remote claims about its size must not cost memory.
+const PAGES_AT_ONCE: u32 = 1 << 20;
 /// Pages that arrive between two writes of notes: as much is fetched again after a crash.
 const NOTES_AT_ONCE: usize = 32;
 
@@ -47,7 +50,7 @@ enum Mode {
     CatchUp,
 }
 
-/// Receives the pages of a whole database in any order. Memory: four bytes and a bit per page.
+/// Receives the pages of a whole database in any order. Memory: some twenty bytes per page that has arrived.
 pub struct Image {
     file: File,
     path: PathBuf,
@@ -55,14 +58,18 @@ pub struct Image {
     remote: Option<String>,
     mode: Mode,
     target: Option<Target>,
+    /// The target is from the notes, and the remote may have become another one since.
+    from_notes: bool,
     /// Where a catch-up leads, once the remote has told.
     next_target: Option<Target>,
     /// Pages of the target that are there.
     seen: RoaringBitmap,
     /// Pages that the present answer has brought.
     arrived: RoaringBitmap,
-    /// Checksums of the pages that are there, by page number.
-    sums: Vec<u32>,
+    /// No page before this one is missing.
+    first_missing: u32,
+    /// Checksums of the pages that were written, by page number.
+    sums: HashMap<u32, u32>,
     notes: Option<File>,
     unwritten: Vec<u8>,
 }
@@ -84,10 +91,12 @@ impl Image {
             remote: remote.map(str::to_owned),
             mode: Mode::Newest,
             target: None,
+            from_notes: false,
             next_target: None,
             seen: RoaringBitmap::new(),
             arrived: RoaringBitmap::new(),
-            sums: Vec::new(),
+            first_missing: 1,
+            sums: HashMap::new(),
             notes: None,
             unwritten: Vec::new(),
         };
@@ -127,11 +136,16 @@ impl Image {
             let there = self.file.read_exact_at(&mut page, offset_of(page_no)).is_ok();
             if there && page_checksum(page_no, &page) == sum {
                 self.seen.insert(page_no);
-                self.remember(page_no, sum);
+                self.sums.insert(page_no, sum);
             }
         }
         self.target = Some(target);
-        self.mode = Mode::Pinned;
+        self.from_notes = true;
+        // Even if nothing is missing: the remote must confirm that the revision is its own.
+        self.mode = match self.next_missing() {
+            Some(_) => Mode::Pinned,
+            None => Mode::CatchUp,
+        };
         self.write_notes()?;
         tracing::debug!(pages = self.seen.len(), "an interrupted download goes on");
         Ok(true)
@@ -144,6 +158,7 @@ impl Image {
             .map_err(|e| Error::io(format!("truncate {}", self.path.display()), &e))?;
         (self.mode, self.target, self.notes) = (Mode::Newest, None, None);
         self.seen.clear();
+        self.first_missing = 1;
         self.sums.clear();
         self.unwritten.clear();
         remove_notes(&self.notes_path)
@@ -156,32 +171,40 @@ impl Image {
         let mut request = PullUpdatesRequest::default();
         match (&self.target, self.mode) {
             (None, _) if chunk == 0 => {}
-            (None, _) => request.server_pages_selector = selector::encode_range(0..chunk)?,
+            (None, _) => request.server_pages_selector = selector::encode_range(0..chunk.min(PAGES_AT_ONCE))?,
             (Some(target), Mode::CatchUp) => request.client_revision = target.revision.clone(),
             (Some(target), _) => {
-                let missing = self.missing();
-                if missing.is_empty() {
+                request.server_revision = target.revision.clone();
+                let limit = match chunk {
+                    0 => PAGES_AT_ONCE,
+                    n => n.min(PAGES_AT_ONCE),
+                } as usize;
+                let pages = target.pages;
+                // Ids count from 0, page numbers from 1.
+                let mut ids: RoaringBitmap = self
+                    .missing(pages)
+                    .take(limit)
+                    .map(|page_no| page_no - 1)
+                    .collect();
+                if ids.is_empty() {
                     return Ok(None);
                 }
-                let limit = if chunk == 0 { usize::MAX } else { chunk as usize };
-                // Ids count from 0, page numbers from 1.
-                let mut ids: RoaringBitmap = missing.iter().take(limit).map(|page_no| page_no - 1).collect();
                 ids.optimize();
-                request.server_revision = target.revision.clone();
+                self.first_missing = ids.min().map_or(1, |id| id + 1);
                 request.server_pages_selector = selector::encode(&ids)?;
             }
         }
         Ok(Some(request))
     }
 
-    fn missing(&self) -> RoaringBitmap {
-        let mut missing = RoaringBitmap::new();
-        if let Some(target) = self.target.as_ref().filter(|target| target.pages > 0) {
-            missing.insert_range(1..=target.pages);
-            missing -= &self.seen;
-            missing.remove(LOCK_PAGE);
-        }
-        missing
+    fn next_missing(&self) -> Option<u32> {
+        self.missing(self.target.as_ref().map_or(0, |target| target.pages))
+            .next()
+    }
+
+    /// The pages up to `pages` that are not there, in order.
+    fn missing(&self, pages: u32) -> impl Iterator<Item = u32> + '_ {
+        (self.first_missing..=pages).filter(|page_no| !self.seen.contains(*page_no) && *page_no != LOCK_PAGE)
     }
 
     /// Pages that are there, and pages of the database as far as it is known.
@@ -210,6 +233,9 @@ impl Image {
                 Ok(())
             }
             (Some(begun), _) if *begun != target => {
+                let from_notes = self.from_notes;
+                self.clear()?;
+                self.from_notes = from_notes;
                 Err(Error::protocol("the remote changed the revision in the middle of a download").retry())
             }
             _ => Ok(()),
@@ -217,7 +243,7 @@ impl Image {
     }
 
     /// Writes page `page_no` (from 1); each page may come once.
-    pub fn page(&mut self, page_no: u32, data: &[u8; PAGE_SIZE]) -> Result<()> {
+    pub fn page(&mut self, page_no: u32, data: &Page) -> Result<()> {
         let target = self.next_target.as_ref().or(self.target.as_ref());
         if target.is_none_or(|target| page_no > target.pages) {
             return Err(Error::protocol(format!(
@@ -231,7 +257,7 @@ impl Image {
         }
         let mut data = *data;
         if page_no == 1 {
-            check_header(&data)?;
+            check_first_page(&data, None)?;
             // The main file is in WAL mode from its first byte on.
             data[18] = 2;
             data[19] = 2;
@@ -239,7 +265,7 @@ impl Image {
         let written = self.file.write_all_at(&data, offset_of(page_no));
         written.map_err(|e| Error::io(format!("write {}", self.path.display()), &e))?;
         let sum = page_checksum(page_no, &data);
-        self.remember(page_no, sum);
+        self.sums.insert(page_no, sum);
         if self.next_target.is_some() {
             // It belongs to neither revision before the catch-up is complete.
             self.seen.remove(page_no);
@@ -253,31 +279,27 @@ impl Image {
         Ok(())
     }
 
-    fn remember(&mut self, page_no: u32, sum: u32) {
-        let at = page_no as usize;
-        if at >= self.sums.len() {
-            self.sums.resize(at + 1, 0);
-        }
-        if let Some(place) = self.sums.get_mut(at) {
-            *place = sum;
-        }
-    }
-
     /// The answer to `request` is complete. An error if it did not bring what was asked for.
     pub fn answered(&mut self, request: &PullUpdatesRequest) -> Result<()> {
         if let Some(target) = self.next_target.take() {
             self.seen |= std::mem::take(&mut self.arrived);
             self.seen.remove_range(target.pages.saturating_add(1)..);
+            self.first_missing = 1;
             self.target = Some(target);
             self.mode = Mode::Pinned;
             return self.write_notes();
         }
         self.append_notes()?;
-        let wanted = match request.server_pages_selector.as_slice() {
-            [] => RoaringBitmap::full(),
-            bytes => selector::decode(bytes)?,
+        let (_, pages) = self.extent();
+        let pages = pages as u32;
+        let incomplete = match request.server_pages_selector.as_slice() {
+            [] => self.next_missing().is_some(),
+            bytes => {
+                let mut wanted = selector::decode(bytes)?.into_iter().take_while(|id| *id < pages);
+                wanted.any(|id| !self.seen.contains(id + 1) && id + 1 != LOCK_PAGE)
+            }
         };
-        if self.missing().iter().any(|page_no| wanted.contains(page_no - 1)) {
+        if incomplete {
             let (there, pages) = self.extent();
             return Err(Error::protocol(format!(
                 "the download is incomplete: {there} of {pages} pages arrived; try again"
@@ -297,10 +319,23 @@ impl Image {
         Ok(true)
     }
 
+    /// Nothing of a remote is to be kept that has broken the protocol.
+    pub fn distrust(&mut self) -> Result<()> {
+        self.clear()
+    }
+
+    /// True if the remote is not the one of the notes any more, after an error: a download that begins anew may succeed.
+    pub fn begins_anew(&mut self) -> bool {
+        std::mem::take(&mut self.from_notes) && self.target.is_none()
+    }
+
     /// Makes the file durable; which revision it is, and what it looks like.
     pub fn finish(mut self) -> Result<(String, BootstrapMark)> {
         let target = self.target.take();
         let target = target.ok_or_else(|| Error::internal("a download ended without an answer"))?;
+        if target.pages > 0 {
+            self.check_first_page(target.pages)?;
+        }
         self.file
             .set_len(u64::from(target.pages) * PAGE_SIZE as u64)
             .and_then(|()| self.file.sync_all())
@@ -308,7 +343,7 @@ impl Image {
         let mut checksum = 0;
         for page_no in 1..=target.pages {
             checksum ^= match self.seen.contains(page_no) {
-                true => self.sums.get(page_no as usize).copied().unwrap_or_default(),
+                true => self.sums.get(&page_no).copied().unwrap_or_default(),
                 false => page_checksum(page_no, &[0; PAGE_SIZE]),
             };
         }
@@ -317,6 +352,15 @@ impl Image {
             checksum,
         };
         Ok((target.revision, mark))
+    }
+
+    /// What the file says of itself must fit what the remote says. If not, the download begins anew.
+    fn check_first_page(&mut self, pages: u32) -> Result<()> {
+        let mut first = [0; PAGE_SIZE];
+        self.file
+            .read_exact_at(&mut first, 0)
+            .map_err(|e| Error::io(format!("read {}", self.path.display()), &e))?;
+        check_first_page(&first, Some(pages)).or_else(|e| self.clear().and(Err(e)))
     }
 
     /// Writes the notes anew.
@@ -331,7 +375,7 @@ impl Image {
             serde_json::to_vec(target).map_err(|e| Error::internal(format!("notes of a download: {e}")))?;
         content.push(b'\n');
         for page_no in &self.seen {
-            let sum = self.sums.get(page_no as usize).copied().unwrap_or_default();
+            let sum = self.sums.get(&page_no).copied().unwrap_or_default();
             content.extend_from_slice(&encode_note(page_no, sum));
         }
         files::write_atomic(&self.notes_path, &content)?;
@@ -377,21 +421,6 @@ fn decode_note(note: [u8; NOTE]) -> (u32, u32) {
     ((note >> 32) as u32, note as u32)
 }
 
-fn check_header(page: &[u8; PAGE_SIZE]) -> Result<()> {
-    if &page[..16] != b"SQLite format 3\0" {
-        return Err(Error::protocol(
-            "the remote's first page is not the first page of a SQLite database",
-        ));
-    }
-    let page_size = u16::from_be_bytes([page[16], page[17]]);
-    if page_size != PAGE_SIZE as u16 {
-        return Err(Error::protocol(format!(
-            "the remote database has pages of {page_size} bytes; sync needs {PAGE_SIZE}"
-        )));
-    }
-    Ok(())
-}
-
 fn page_checksum(page_no: u32, data: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&page_no.to_le_bytes()), data)
 }
@@ -427,7 +456,7 @@ mod tests {
     fn first_page() -> [u8; PAGE_SIZE] {
         let mut page = [0; PAGE_SIZE];
         page[..16].copy_from_slice(b"SQLite format 3\0");
-        page[16] = 0x10;
+        page[16..20].copy_from_slice(&[0x10, 0, 2, 2]);
         page
     }
 
@@ -509,11 +538,15 @@ mod tests {
         assert!(image.page(3, &page(3, 0)).is_err());
         assert!(image.page(0, &page(3, 0)).is_err());
         assert!(image.answered(&request).unwrap_err().retryable);
-        assert!(image.header(&header("s", 2)).unwrap_err().retryable);
         let mut other = first_page();
         other[16] = 0x04;
         let e = image.page(1, &other).unwrap_err();
         assert!(e.message.contains("1024"), "{e}");
+        assert!(image.header(&header("s", 2)).unwrap_err().retryable);
+        assert_eq!(
+            image.next_request(0).unwrap(),
+            Some(PullUpdatesRequest::default())
+        );
     }
 
     #[test]
@@ -618,12 +651,25 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_cannot_be_costs_no_memory() {
+        let place = Place::new();
+        let mut image = place.image();
+        image.next_request(0).unwrap();
+        image.header(&header("r", u64::from(u32::MAX))).unwrap();
+        image.page(u32::MAX - 1, &page(7, 0)).unwrap();
+        let request = image.next_request(0).unwrap().unwrap();
+        assert_eq!(ids(&request).len(), PAGES_AT_ONCE as usize);
+        assert!(image.answered(&request).unwrap_err().retryable);
+        assert!(image.answered(&PullUpdatesRequest::default()).is_err());
+    }
+
+    #[test]
     fn a_database_with_a_lock_page_needs_no_image_of_it() {
         let place = Place::new();
         let mut image = place.image();
         image.next_request(0).unwrap();
         image.header(&header("r", u64::from(LOCK_PAGE) + 1)).unwrap();
-        assert!(!image.missing().contains(LOCK_PAGE));
-        assert_eq!(image.missing().len(), u64::from(LOCK_PAGE));
+        let missing: Vec<u32> = image.missing(LOCK_PAGE + 1).collect();
+        assert!(missing.len() == LOCK_PAGE as usize && !missing.contains(&LOCK_PAGE));
     }
 }

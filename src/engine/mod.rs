@@ -246,6 +246,12 @@ impl DatabaseSyncEngine {
         })
     }
 
+    /// URL of the remote: the configured one, or the one that was saved; `None` if only the host knows it. Without a trailing
+    /// slash, as `http` or `https`.
+    pub fn remote_url(&self) -> Result<Option<String>> {
+        self.inner.remote_url()
+    }
+
     /// What a user wants to know: is everything uploaded, is anything in conflict, when was the last sync. Reads the local
     /// database; also possible while an operation runs.
     pub fn status(&self) -> Result<ReplicaStatus> {
@@ -301,6 +307,17 @@ impl Inner {
 
     fn metadata(&self) -> MutexGuard<'_, Option<DatabaseMetadata>> {
         self.metadata.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remote_url(&self) -> Result<Option<String>> {
+        let saved = self
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.saved_url().map(str::to_owned));
+        match self.opts.remote_url.as_deref().or(saved.as_deref()) {
+            Some(url) => Ok(Some(crate::protocol::url::normalize(url)?)),
+            None => Ok(None),
+        }
     }
 
     fn path(&self) -> &Path {

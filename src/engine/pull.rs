@@ -205,7 +205,7 @@ impl Task {
 /// largest id that this file has given out. Refuses a remote or a file that cannot be the one it should be.
 pub(super) fn check_watermark(before: Option<(i64, i64)>, now: Option<(i64, i64)>, last: i64) -> Result<i64> {
     let (pull_gen, acknowledged) = now.unwrap_or((0, 0));
-    if pull_gen != 0 || acknowledged > last {
+    if pull_gen != 0 || acknowledged > last || acknowledged < 0 {
         return Err(Error::identity(format!(
             "the remote has acknowledged change {acknowledged} (generation {pull_gen}) of this replica, which has made \
              only {last}: this file is a copy or an old backup of the replica; use the original, or create a new one"
@@ -231,6 +231,7 @@ mod tests {
         for (before, now) in [
             (None, Some((1, 2))),
             (None, Some((0, 6))),
+            (None, Some((0, -1))),
             (Some((0, 3)), None),
             (Some((0, 3)), Some((0, 2))),
         ] {

@@ -20,16 +20,8 @@ impl Task {
         if let Some(key) = &self.opts.remote_encryption_key {
             headers.push(("x-turso-encryption-key".to_owned(), key.clone()));
         }
-        let saved = self
-            .metadata()
-            .as_ref()
-            .and_then(|m| m.saved_url().map(str::to_owned));
-        let url = match self.opts.remote_url.as_deref().or(saved.as_deref()) {
-            Some(url) => Some(crate::protocol::url::normalize(url)?),
-            None => None,
-        };
         Ok(HttpRequest {
-            url,
+            url: self.remote_url()?,
             method: "POST",
             path: path.to_owned(),
             headers,

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 
 use crate::error::{Category, Code, Error, Result};
 
-/// Longest body kept in memory for a request without a [`BodySink`], in bytes.
-const MAX_BUFFERED_BODY: usize = 256 << 20;
+/// Longest answer that is kept whole, in bytes: a file, or the body of a request without a [`BodySink`].
+pub const MAX_WHOLE_ANSWER: usize = 1 << 20;
 /// Longest part of an error answer's body that is kept for the message, in bytes.
 const MAX_ERROR_BODY: usize = 4 << 10;
 
@@ -130,11 +130,6 @@ impl IoItem {
         }
     }
 
-    /// False once nobody waits for the answer any more: the operation was cancelled, or the answer is wrong already.
-    pub fn is_wanted(&self) -> bool {
-        self.completion.lock().outcome.is_none()
-    }
-
     /// Feeds one piece of the answer; the bytes are consumed before this returns.
     pub fn push_buffer(&self, bytes: &[u8]) {
         let is_http = matches!(self.request, SyncEngineIoRequest::Http(_));
@@ -157,10 +152,14 @@ impl IoItem {
                     .response
                     .body
                     .extend_from_slice(&bytes[..bytes.len().min(room)]);
+                if bytes.len() > room {
+                    // The rest of an explanation explains nothing, and may have no end.
+                    state.outcome = Some(Ok(()));
+                }
                 Ok(())
             }
-            (None, false) if state.response.body.len() + bytes.len() > MAX_BUFFERED_BODY => Err(
-                Error::protocol(format!("answer is longer than {MAX_BUFFERED_BODY} bytes")),
+            (None, false) if state.response.body.len() + bytes.len() > MAX_WHOLE_ANSWER => Err(
+                Error::protocol(format!("answer is longer than {MAX_WHOLE_ANSWER} bytes")),
             ),
             (None, false) => {
                 state.response.body.extend_from_slice(bytes);
@@ -171,6 +170,12 @@ impl IoItem {
             state.outcome = Some(Err(e));
             state.sink = None;
         }
+    }
+
+    /// False once nobody needs the rest of the answer: it was refused, or the operation is gone. A host that reads a
+    /// body should look, because a body may have no end.
+    pub fn is_wanted(&self) -> bool {
+        self.completion.lock().outcome.is_none()
     }
 
     /// Fails the request with the host's explanation; the operation ends with a retryable network error.
@@ -186,6 +191,11 @@ impl IoItem {
         };
         self.completion
             .finish(Err(Error::new(category, Code::Error, text).retry()));
+    }
+
+    /// Fails the request with an error that says more than a text.
+    pub(crate) fn fail(&self, error: Error) {
+        self.completion.finish(Err(error));
     }
 
     /// The answer is complete.
