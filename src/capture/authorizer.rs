@@ -4,6 +4,7 @@
 use rusqlite::ffi;
 
 use crate::capture::buffer::RowOp;
+use crate::capture::clause::Clause;
 use crate::capture::ignored::{IgnoredTables, Writes};
 use crate::capture::log::{LOCAL_TABLES, WATERMARK_TABLE};
 use crate::capture::programs::{Assignment, Step, Work};
@@ -121,6 +122,7 @@ impl Purpose {
             self.work.step = Some(Step {
                 verb,
                 table: table.to_owned(),
+                clause: Clause::None,
             });
         }
         if let (RowOp::Update, Some(column)) = (verb, action.second) {

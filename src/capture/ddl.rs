@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::capture::authorizer::{Ddl, DdlKind, skip_blank};
 use crate::capture::buffer::RowOp;
+use crate::capture::clause::Clause;
 use crate::capture::flush::{LogRow, LogWriter};
 use crate::capture::ignored::IgnoredTables;
 use crate::capture::log::{ChangeType, IGNORED_MARK};
@@ -88,6 +89,7 @@ impl Finished<'_> {
             step: Some(Step {
                 verb: RowOp::Delete,
                 table: self.ddl.name.clone(),
+                clause: Clause::None,
             }),
             assigned: work.assigned.clone(),
         }

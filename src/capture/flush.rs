@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::capture::authorizer::Written;
 use crate::capture::buffer::{Buffer, RowChange, RowOp};
+use crate::capture::clause::Clause;
 use crate::capture::log::ChangeType;
 use crate::capture::programs::{Place, Run};
 use crate::capture::reals;
@@ -238,6 +239,9 @@ impl LogWriter {
             && change.old_rowid != change.new_rowid
             && !info.without_rowid
             && info.rowid_column.is_none();
+        // Without a program that has run, or one that runs again, there is nothing to override.
+        let overrides = info.has_triggers && place.depth == 0 && !buffer.marks().is_empty();
+        let clause = place.clause.number().filter(|_| overrides);
         let result = match change.op {
             RowOp::Update if moved => self
                 .write(&LogRow {
@@ -258,7 +262,7 @@ impl LogWriter {
                     let run = depth.run();
                     run.is_some_and(|run| run.assigns(&place.maker, row.table, column))
                 };
-                self.updates_record(buffer, change, info, assigned, &mut updates);
+                self.updates_record(buffer, change, info, assigned, clause, &mut updates);
                 self.write(&LogRow {
                     change_type: ChangeType::Update,
                     before: Some(&before),
@@ -267,15 +271,24 @@ impl LogWriter {
                     ..row
                 })
             }
-            RowOp::Insert => self.write(&LogRow {
-                after: Some(&after),
-                rowid: new_rowid(change, info),
-                ..row
-            }),
+            RowOp::Insert => {
+                updates.clear();
+                if let Some(clause) = clause {
+                    self.builder.integer(clause);
+                    self.builder.finish_into(&mut updates);
+                }
+                self.write(&LogRow {
+                    after: Some(&after),
+                    rowid: new_rowid(change, info),
+                    updates: clause.is_some().then_some(updates.as_slice()),
+                    ..row
+                })
+            }
             RowOp::Delete => {
                 let silent = place.replaced && depth.run().is_some_and(|run| !run.recursive);
                 updates.clear();
-                self.builder.integer(1);
+                self.builder
+                    .integer(if place.clause == Clause::None { 2 } else { 1 });
                 self.builder.finish_into(&mut updates);
                 self.write(&LogRow {
                     change_type: ChangeType::Delete,
@@ -295,6 +308,7 @@ impl LogWriter {
         change: &RowChange,
         info: &TableInfo,
         assigned: impl Fn(&str) -> bool,
+        clause: Option<i64>,
         out: &mut Vec<u8>,
     ) {
         let (Some(old), Some(new)) = (&change.old, &change.new) else {
@@ -317,6 +331,9 @@ impl LogWriter {
             } else {
                 buffer.encode(new, &mut self.builder);
             }
+        }
+        if let Some(clause) = clause {
+            self.builder.integer(clause);
         }
         self.builder.finish_into(out);
     }

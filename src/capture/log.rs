@@ -82,10 +82,10 @@ impl ChangeType {
 ///
 /// | change | `before` | `after` | `updates` |
 /// |---|---|---|---|
-/// | insert | | new row | |
-/// | update | old row | new row | N flags (1 = the value changed, 2 = it was assigned again, noted where a trigger may care), then N values (NULL where the flag is not 1) |
+/// | insert | | new row | nothing, or the statement's conflict clause (1 = OR IGNORE, 2 = OR REPLACE) if triggers fired |
+/// | update | old row | new row | N flags (1 = the value changed, 2 = it was assigned again, noted where a trigger may care), then N values (NULL where the flag is not 1), then the conflict clause as above, if there is one |
 /// | delete | old row | | |
-/// | delete by a REPLACE that did not fire the table's DELETE triggers | old row | | the single value 1 |
+/// | delete by a REPLACE that did not fire the table's DELETE triggers | old row | | the single value 1; 2 if not the statement has a clause but the constraint |
 /// | CREATE (table `sqlite_schema`) | | (type, name, tbl_name, rootpage, sql) | |
 /// | DROP (table `sqlite_schema`) | (type, name, tbl_name, rootpage, sql) | | |
 /// | ALTER (table `sqlite_schema`) | old schema row | new schema row | flags 0,0,0,0,1, then NULL x 4 and the text of the ALTER statement |

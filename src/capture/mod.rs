@@ -6,7 +6,7 @@
 //! | `session` | stepping, implicit transactions, when the log is written |
 //! | `hooks`, `buffer` | what SQLite reports while a statement runs |
 //! | `flush`, `table` | from reported values to log rows |
-//! | `programs` | which trigger made a change, and who will redo it |
+//! | `programs`, `clause` | which trigger made a change, who will redo it, and under which conflict clause |
 //! | `virtual_table`, `module` | from what virtual tables store to their rows |
 //! | `reals` | reals that SQLite stores as integers |
 //! | `outcome` | what a failed statement left behind |
@@ -19,6 +19,7 @@
 mod attach;
 mod authorizer;
 mod buffer;
+pub(crate) mod clause;
 mod connection;
 mod ddl;
 mod flush;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::capture::authorizer::{identifier, skip_blank, strip_keyword};
 use crate::capture::buffer::{Buffer, Mark, RowChange, RowOp};
+use crate::capture::clause::{Clause, skip_with};
 use crate::capture::sqlite::Db;
 use crate::error::Result;
 
@@ -37,11 +38,22 @@ pub(super) struct Work {
     pub assigned: Vec<Assignment>,
 }
 
+impl Work {
+    /// Takes over the conflict clause of the statement `sql`.
+    pub(super) fn read_clause(&mut self, sql: &str) {
+        if let (Some(step), Some(parsed)) = (&mut self.step, Step::parse(skip_with(sql))) {
+            step.clause = parsed.clause;
+        }
+    }
+}
+
 /// What a statement, or a step of a trigger, does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
     pub verb: RowOp,
     pub table: String,
+    /// Its own conflict clause.
+    pub clause: Clause,
 }
 
 impl Step {
@@ -49,21 +61,19 @@ impl Step {
     fn parse(sql: &str) -> Option<Step> {
         let sql = skip_blank(sql);
         let keyword = |sql, keyword| strip_keyword(skip_blank(sql), keyword);
-        let or = |sql| match keyword(sql, "OR") {
-            Some(rest) => identifier(rest).map(|(_, rest)| rest),
-            None => Some(sql),
-        };
-        let (verb, rest) = if let Some(rest) = strip_keyword(sql, "INSERT") {
-            (RowOp::Insert, keyword(or(rest)?, "INTO")?)
+        let (verb, (clause, rest)) = if let Some(rest) = strip_keyword(sql, "INSERT") {
+            let (clause, rest) = Clause::parse(rest)?;
+            (RowOp::Insert, (clause, keyword(rest, "INTO")?))
         } else if let Some(rest) = strip_keyword(sql, "REPLACE") {
-            (RowOp::Insert, keyword(rest, "INTO")?)
+            (RowOp::Insert, (Clause::Replace, keyword(rest, "INTO")?))
         } else if let Some(rest) = strip_keyword(sql, "UPDATE") {
-            (RowOp::Update, or(rest)?)
+            (RowOp::Update, Clause::parse(rest)?)
         } else {
-            (RowOp::Delete, keyword(strip_keyword(sql, "DELETE")?, "FROM")?)
+            let rest = keyword(strip_keyword(sql, "DELETE")?, "FROM")?;
+            (RowOp::Delete, (Clause::None, rest))
         };
         let (table, _) = identifier(rest)?;
-        Some(Step { verb, table })
+        Some(Step { verb, table, clause })
     }
 
     /// True if it may do `op` to rows of `table`: INSERT may update (upsert), and both may delete (REPLACE).
@@ -173,6 +183,7 @@ impl Run<'_> {
             depth: i64::from(change.depth),
             replaced: own && change.op == RowOp::Delete && step.is_some_and(|s| s.verb != RowOp::Delete),
             maker: own.then_some(None),
+            clause: step.filter(|_| own).map_or(Clause::None, |s| s.clause),
         }
     }
 
@@ -201,6 +212,8 @@ pub(super) struct Place {
     pub replaced: bool,
     /// Who made it: `Some(None)` for the statement itself, otherwise the trigger; `None` for a foreign-key action.
     pub maker: Option<Option<Arc<str>>>,
+    /// The conflict clause of the step that made it, unless one further out overrides it.
+    pub clause: Clause,
 }
 
 /// A program on its way.
@@ -251,7 +264,7 @@ fn places(
                 Mark::ForeignKey => {
                     let last = makers
                         .last()
-                        .and_then(|(frame, _): &(Option<usize>, bool)| *frame);
+                        .and_then(|(frame, ..): &(Option<usize>, bool, Clause)| *frame);
                     stack.foreign_key(last);
                 }
                 Mark::Text(text) => stack.text(texts.get(*text)),
@@ -260,18 +273,19 @@ fn places(
         let depth = usize::try_from(change.depth).unwrap_or(0);
         makers.push(if counts(change.table) {
             let (frame, replaced) = stack.change(depth, change.op, buffer.table(change.table));
-            (Some(frame), replaced)
+            (Some(frame), replaced, stack.clause(change.op))
         } else {
-            (None, false)
+            (None, false, Clause::None)
         });
     }
     let levels = stack.levels();
     let names = stack.names();
-    let place = |(frame, replaced): (Option<usize>, bool)| match frame {
+    let place = |(frame, replaced, clause): (Option<usize>, bool, Clause)| match frame {
         Some(frame) => Place {
             depth: levels.get(frame).copied().unwrap_or(0),
             replaced,
             maker: names.get(frame).cloned().flatten(),
+            clause,
         },
         None => Place::default(),
     };
@@ -454,6 +468,30 @@ impl Stack {
         frame.certain = true;
         let replaces = |step: &Step| op == RowOp::Delete && step.verb != RowOp::Delete;
         (maker, frame.step.as_ref().is_some_and(replaces))
+    }
+
+    /// The clause of the innermost open step, which did `op`.
+    fn clause(&self, op: RowOp) -> Clause {
+        let mut outer: Option<(Clause, RowOp)> = None;
+        for frame in self.open.iter().filter_map(|&id| self.frames.get(id)) {
+            let handed = match (&outer, &frame.trigger) {
+                (Some((clause, verb)), Some(trigger)) => clause.handed_on(*verb, trigger.event),
+                // A foreign-key action; or one that is not known.
+                (Some(_), None) => Clause::Fails,
+                (None, _) => Clause::None,
+            };
+            outer = Some(match &frame.step {
+                Some(step) if handed == Clause::None => (step.clause, step.verb),
+                Some(step) => (handed, step.verb),
+                None => (handed, op),
+            });
+        }
+        match outer {
+            // ON CONFLICT DO UPDATE
+            Some((_, RowOp::Insert)) if op == RowOp::Update => Clause::Fails,
+            Some((clause, _)) => clause,
+            None => Clause::None,
+        }
     }
 
     /// The innermost program stands at `depth` instead.

@@ -122,10 +122,11 @@ impl Session {
     pub fn prepare(&mut self, sql: &str) -> Result<Option<(usize, usize)>> {
         self.hooks.purpose.replace(Purpose::default());
         let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e));
-        let purpose = self.hooks.purpose.take();
+        let mut purpose = self.hooks.purpose.take();
         let (Some(statement), used) = prepared? else {
             return Ok(None);
         };
+        purpose.work.read_clause(sql);
         self.check_writes(&purpose)?;
         let kind = self.kind(&statement, &purpose)?;
         let to_check = kind == Kind::Write && purpose.ddl.is_none() && !purpose.written.is_empty();
@@ -319,7 +320,9 @@ impl Session {
         hooks.running.set(std::ptr::null_mut());
         // After a schema change it was prepared anew, and may fire other triggers.
         if self.statement(id)?.was_prepared_again() {
-            self.slot(id)?.work = std::mem::take(&mut hooks.purpose.borrow_mut().work);
+            let mut work = std::mem::take(&mut hooks.purpose.borrow_mut().work);
+            work.read_clause(&self.statement(id)?.sql());
+            self.slot(id)?.work = work;
         }
         result
     }
@@ -420,10 +423,11 @@ impl Session {
         let sql = self.statement(id)?.sql();
         self.hooks.purpose.replace(Purpose::default());
         let prepared = self.db.prepare_first(&sql, 0).map_err(|e| self.explained(e));
-        let purpose = self.hooks.purpose.take();
+        let mut purpose = self.hooks.purpose.take();
         let (Some(mut fresh), _) = prepared? else {
             return Err(Error::internal("a statement has lost its text"));
         };
+        purpose.work.read_clause(&sql);
         self.check_writes(&purpose)?;
         fresh.take_bindings(self.statement(id)?)?;
         let slot = self.slot(id)?;

@@ -29,6 +29,7 @@ pub(super) struct TableInfo {
     /// No column needs any treatment.
     plain: bool,
     pub without_rowid: bool,
+    pub has_triggers: bool,
     /// It may have DELETE triggers.
     pub delete_triggers: bool,
     /// It may have triggers that see which columns an UPDATE assigns: UPDATE OF, and where columns are generated any, because
@@ -95,7 +96,7 @@ impl TableInfo {
         }
         let mut triggers = db.prepare(
             "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0),
-               ifnull(max(sql LIKE iif(?2, '%UPDATE%ON%', '%UPDATE%OF%ON%')), 0)
+               ifnull(max(sql LIKE iif(?2, '%UPDATE%ON%', '%UPDATE%OF%ON%')), 0), count(*)
              FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
         triggers.bind(1, &name)?;
@@ -103,6 +104,7 @@ impl TableInfo {
         if triggers.step()? {
             info.delete_triggers = triggers.integer(0) != 0;
             info.assignment_triggers = triggers.integer(1) != 0;
+            info.has_triggers = triggers.integer(2) != 0;
         }
         Ok(info)
     }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Error, Result};
 use crate::record::{Value, decode};
-use crate::replay::replaced::Replaced;
+use crate::replay::clause::Or;
+use crate::replay::replaced::{By, Replaced};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
+use crate::replay::text::{condition, text};
 use crate::replay::values::Slots;
 use crate::replay::{Purpose, ReplayStatement, virtual_table};
 
 /// Statement texts kept per table; more than that (many different masks) and they are made anew.
 const TEXTS_PER_TABLE: usize = 256;
-
-/// Fails with "integer overflow" on every server if the condition holds.
-const OVERFLOW: &str = "abs(-9223372036854775808)";
 
 /// What an update does to a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,7 +42,9 @@ pub(super) struct RowChange {
     /// What an update does to each column; empty for the others.
     pub mask: Vec<Set>,
     /// A delete by a REPLACE that fired no trigger.
-    pub replaced: bool,
+    pub replaced: Option<By>,
+    /// The conflict clause that overrode those in the bodies of the change's triggers.
+    pub clause: Clause,
 }
 
 impl RowChange {
@@ -70,13 +72,24 @@ impl RowChange {
         };
         let before = row(&entry.before, entry.change_type != ChangeType::Insert)?;
         let after = row(&entry.after, entry.change_type != ChangeType::Delete)?;
-        let mask = match &entry.updates {
-            _ if is_virtual => Vec::new(),
-            _ if entry.change_type != ChangeType::Update => Vec::new(),
+        let updates = match &entry.updates {
+            Some(updates) if !is_virtual => Some(decode(updates)?),
+            _ => None,
+        };
+        let is_update = entry.change_type == ChangeType::Update;
+        let extra = updates.as_deref().and_then(|updates| match is_update {
+            true => updates.get(2 * width),
+            false => updates.first(),
+        });
+        let extra = match extra {
+            Some(Value::Integer(number)) => Some(*number),
+            _ => None,
+        };
+        let mask = match &updates {
+            _ if is_virtual || !is_update => Vec::new(),
             None => vec![Set::New; width],
             Some(updates) => {
-                let updates = decode(updates)?;
-                if updates.len() != 2 * width {
+                if updates.len() != 2 * width + usize::from(extra.is_some()) {
                     return Err(bad("the mask does not fit the table"));
                 }
                 updates
@@ -90,13 +103,15 @@ impl RowChange {
                     .collect()
             }
         };
+        let is_delete = entry.change_type == ChangeType::Delete;
         Ok(RowChange {
             change_type: entry.change_type,
             rowid: entry.rowid,
             before,
             after,
             mask,
-            replaced: entry.change_type == ChangeType::Delete && entry.updates.is_some(),
+            replaced: extra.filter(|_| is_delete).map(By::of),
+            clause: extra.filter(|_| !is_delete).map_or(Clause::None, Clause::of),
         })
     }
 
@@ -125,6 +140,17 @@ pub(super) enum Kind {
         key_changed: bool,
         null_key: bool,
     },
+    /// An insert of a row without a key that its clause has left undone.
+    InsertAgain(Identity),
+    /// Like `Recreate`, before the update.
+    RecreateFirst {
+        key_changed: bool,
+        null_key: bool,
+    },
+    /// An update under a clause of its own.
+    CarriedUpdate(Identity),
+    /// What it has left undone.
+    UpdateAgain(Identity),
     Delete(Identity),
     GuardFree,
     GuardPresent(Identity),
@@ -133,8 +159,8 @@ pub(super) enum Kind {
     DeleteReplaced,
 }
 
-/// Kind, whether it replaces its neighbours, mask, marks that are not all `?`.
-type TextKey = (Kind, bool, Vec<Set>, Vec<&'static str>);
+/// Kind, conflict clause, mask, marks that are not all `?`.
+type TextKey = (Kind, Or, Vec<Set>, Vec<&'static str>);
 
 /// Makes statements from row changes, for a connection that has the schema as of the change.
 ///
@@ -215,7 +241,7 @@ impl Generator {
         });
         let of_table = |r: &Replaced| r.table.name == table.name;
         let replaced = match change.change_type {
-            ChangeType::Delete if change.replaced && table.delete_triggers => {
+            ChangeType::Delete if change.replaced.is_some() && table.delete_triggers => {
                 self.replaced.push(Replaced {
                     table: table.clone(),
                     entry: entry.clone(),
@@ -233,7 +259,7 @@ impl Generator {
             texts: &mut known.texts,
             entry,
             overwrite: self.overwrite,
-            replaces: !replaced.is_empty(),
+            or: Or::for_change(table, change, &replaced, self.overwrite),
             replaced,
             done: Vec::new(),
         };
@@ -259,7 +285,7 @@ impl Generator {
         let mut statements = Vec::new();
         for Replaced { table, entry, change } in std::mem::take(&mut self.replaced) {
             let change = RowChange {
-                replaced: false,
+                replaced: None,
                 ..change
             };
             statements.extend(self.row_change(&table, &entry, &change)?);
@@ -277,8 +303,8 @@ pub(super) struct Statements<'a> {
     entry: &'a LogEntry,
     /// Rows that the change replaces.
     pub(super) replaced: Vec<Replaced>,
-    /// The change replaces them without firing triggers.
-    pub(super) replaces: bool,
+    /// The conflict clause of the statements.
+    pub(super) or: Or,
     pub(super) done: Vec<ReplayStatement>,
 }
 
@@ -287,7 +313,7 @@ impl Statements<'_> {
         let mut slots = Slots::default();
         match identity {
             // The update of an upsert never replaces neighbours, a plain one does.
-            Identity::Key if self.overwrite && !self.replaces => {
+            Identity::Key if self.overwrite && self.replaced.is_empty() => {
                 let own_key = |i: usize| self.table.key.contains(&i);
                 let set = |i| if own_key(i) { Set::Kept } else { Set::New };
                 let mut mask: Vec<Set> = (0..change.after.len()).map(set).collect();
@@ -312,9 +338,12 @@ impl Statements<'_> {
                 self.add(Kind::Insert(identity), &[], slots);
             }
         }
+        if let Or::Carried(_) = self.or {
+            self.insert_again(identity, change);
+        }
     }
 
-    fn update(&mut self, identity: Identity, change: &RowChange) {
+    pub(super) fn update(&mut self, identity: Identity, change: &RowChange) {
         let mut mask = change.mask.clone();
         if !change.changes_values() {
             // Nobody can see such an update but a trigger.
@@ -329,6 +358,9 @@ impl Statements<'_> {
                     None => return,
                 }
             }
+        }
+        if let Or::Carried(clause) = self.or {
+            return self.carried_update(clause, identity, &mask, change);
         }
         if identity == Identity::Key {
             return self.update_by_key(&mask, &change.before, change);
@@ -353,7 +385,7 @@ impl Statements<'_> {
     }
 
     /// Inserts the new image of an updated row that was deleted on the other side.
-    fn recreate(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
+    pub(super) fn recreate(&mut self, mask: &[Set], old: &[Value], change: &RowChange) {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
         let key_changed = table.key_values(&change.after).ne(table.key_values(old));
@@ -420,13 +452,12 @@ impl Statements<'_> {
             Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
             _ => Purpose::Change,
         };
-        let replaces = self.replaces || self.overwrite;
-        let key = (kind, replaces, mask.to_vec(), slots.shape());
+        let key = (kind, self.or, mask.to_vec(), slots.shape());
         let (marks, args) = slots.into_parts();
         let sql = match self.texts.get(&key) {
             Some(sql) => sql.clone(),
             None => {
-                let sql: Arc<str> = text(self.table, kind, replaces, mask, &marks).into();
+                let sql: Arc<str> = text(self.table, kind, self.or, mask, &marks).into();
                 if self.texts.len() >= TEXTS_PER_TABLE {
                     self.texts.clear();
                 }
@@ -446,171 +477,12 @@ impl Statements<'_> {
     }
 }
 
-/// The text of a statement that may replace its neighbours; `marks` stand for its values in order.
-fn text(table: &Table, kind: Kind, replaces: bool, mask: &[Set], marks: &[&str]) -> String {
-    let name = quote(&table.name);
-    let or = match (replaces, table.own_conflict_clause) {
-        (true, _) => "OR REPLACE ",
-        (false, true) => "OR ABORT ",
-        (false, false) => "",
-    };
-    let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
-    let columns = names.join(", ");
-    let (row, rest) = marks.split_at(names.len().min(marks.len()));
-    let row = row.join(", ");
-    match kind {
-        Kind::Upsert if replaces => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
-        Kind::Upsert => {
-            let set = |k: &usize| !(table.integer_key && table.key.contains(k));
-            let set: Vec<usize> = (0..names.len()).filter(set).collect();
-            let upsert = upsert(table, &names, &set);
-            format!("INSERT {or}INTO {name} ({columns}) VALUES ({row}) {upsert}")
-        }
-        Kind::Insert(Identity::Rowid(alias)) => {
-            format!(
-                "INSERT {or}INTO {name} ({alias}, {columns}) VALUES ({})",
-                marks.join(", ")
-            )
-        }
-        Kind::Insert(_) => format!("INSERT {or}INTO {name} ({columns}) VALUES ({row})"),
-        Kind::Update(identity) => {
-            let mut marks = marks.iter();
-            let mut set: Vec<String> = Vec::new();
-            for (name, what) in names.iter().zip(mask) {
-                match what {
-                    Set::Kept => {}
-                    Set::New => set.extend(marks.next().map(|mark| format!("{name} = {mark}"))),
-                    Set::Same => set.push(format!("{name} = {name}")),
-                }
-            }
-            if let ([], Some(alias)) = (set.as_slice(), table.rowid) {
-                set.push(format!("{alias} = {alias}"));
-            }
-            let found = match identity {
-                Identity::Rowid(alias) => format!("{alias} = ?"),
-                other => condition(table, &names, other, marks.as_slice()),
-            };
-            format!("UPDATE {or}{name} SET {} WHERE {found}", set.join(", "))
-        }
-        Kind::Recreate {
-            key_changed,
-            null_key,
-        } => {
-            let again = match (key_changed, null_key) {
-                (false, _) => when_missing(table, &names, rest),
-                (true, true) => "changes() = 0".to_owned(),
-                // The update of an upsert would not overwrite.
-                (true, false) if replaces => "changes() = 0".to_owned(),
-                (true, false) => {
-                    let set = |i: &usize| mask.get(*i) == Some(&Set::New) && !table.key.contains(i);
-                    let set: Vec<usize> = (0..names.len()).filter(set).collect();
-                    format!("changes() = 0 {}", upsert(table, &names, &set))
-                }
-            };
-            format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE {again}")
-        }
-        Kind::Delete(identity) => {
-            format!(
-                "DELETE FROM {name} WHERE {}",
-                condition(table, &names, identity, marks)
-            )
-        }
-        Kind::DeleteReplaced => {
-            let (old, new) = marks.split_at(table.key.len().min(marks.len()));
-            format!(
-                "DELETE FROM {name} WHERE {} AND NOT ({})",
-                condition(table, &names, Identity::Key, old),
-                condition(table, &names, Identity::Key, new)
-            )
-        }
-        Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
-    }
-}
-
 /// The new values of the columns in `mask`.
-fn changed_values(mask: &[Set], change: &RowChange) -> Slots {
+pub(super) fn changed_values(mask: &[Set], change: &RowChange) -> Slots {
     let mut slots = Slots::default();
     let changed = change.after.iter().zip(mask).filter(|(_, set)| **set == Set::New);
     slots.extend(changed.map(|(value, _)| value));
     slots
-}
-
-/// The condition under which an update has found no row.
-fn when_missing(table: &Table, names: &[String], marks: &[&str]) -> String {
-    // A trigger may have deleted the row after the update before this statement: then it was there.
-    let missed = if table.has_triggers {
-        "changes() = 0 AND "
-    } else {
-        ""
-    };
-    let found = condition(table, names, Identity::Key, marks);
-    format!(
-        "{missed}NOT EXISTS (SELECT 1 FROM {} WHERE {found})",
-        quote(&table.name)
-    )
-}
-
-/// The text of a guard.
-fn guard_text(table: &Table, kind: Kind, names: &[String], marks: &[&str]) -> String {
-    let name = quote(&table.name);
-    let found = |identity| condition(table, names, identity, marks);
-    let failure = match kind {
-        Kind::GuardFree => {
-            let alias = table.rowid.unwrap_or("rowid");
-            format!("EXISTS (SELECT 1 FROM {name} WHERE {alias} = ?)")
-        }
-        Kind::GuardPresent(identity @ Identity::Rowid(_)) => {
-            format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {})", found(identity))
-        }
-        Kind::GuardPresent(identity) => {
-            format!("(SELECT count(*) FROM {name} WHERE {}) <> 1", found(identity))
-        }
-        _ => format!(
-            "(SELECT count(*) FROM {name} WHERE {}) > 1",
-            found(Identity::Content)
-        ),
-    };
-    format!("SELECT CASE WHEN {failure} THEN {OVERFLOW} END")
-}
-
-fn upsert(table: &Table, names: &[String], set: &[usize]) -> String {
-    let name = |i: &usize| names.get(*i).cloned().unwrap_or_default();
-    let key: Vec<String> = table.key.iter().map(name).collect();
-    let set: Vec<String> = set
-        .iter()
-        .map(name)
-        .map(|column| format!("{column} = excluded.{column}"))
-        .collect();
-    let action = match set.as_slice() {
-        [] => "NOTHING".to_owned(),
-        _ => format!("UPDATE SET {}", set.join(", ")),
-    };
-    format!("ON CONFLICT ({}) DO {action}", key.join(", "))
-}
-
-/// The condition that finds a row.
-fn condition(table: &Table, names: &[String], identity: Identity, marks: &[&str]) -> String {
-    // Content is compared byte by byte, whatever the collation of the column.
-    let content = |marks: &[&str]| -> Vec<String> {
-        names
-            .iter()
-            .zip(marks)
-            .map(|(n, mark)| format!("{n} IS {mark} COLLATE BINARY"))
-            .collect()
-    };
-    let terms = match identity {
-        Identity::Key => {
-            let key = table.key.iter().filter_map(|&k| names.get(k));
-            key.zip(marks).map(|(n, mark)| format!("{n} IS {mark}")).collect()
-        }
-        Identity::Rowid(alias) => {
-            let mut terms = vec![format!("{alias} = ?")];
-            terms.extend(content(marks.get(1..).unwrap_or_default()));
-            terms
-        }
-        Identity::Content => content(marks),
-    };
-    terms.join(" AND ")
 }
 
 /// Number of rows on `conn` that may be the one meant: at `rowid` if rows have one, and with the content `image`;

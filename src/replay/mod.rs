@@ -24,7 +24,8 @@
 //! Changes that triggers made are not replayed, because the triggers of the other side redo them; changes that
 //! foreign-key actions made are, because foreign keys are off in both executors. So that the other side's triggers fire as
 //! they fired here, a REPLACE travels as one where it fired no DELETE triggers, and an update names the columns that
-//! UPDATE OF triggers look for. What is not exact:
+//! UPDATE OF triggers look for. So that their bodies do what they did here, the conflict clause of the statement travels
+//! with the row (see `clause`). What is not exact:
 //!
 //! * With `PRAGMA recursive_triggers` on, a REPLACE fires DELETE triggers here behind BEFORE INSERT triggers, there
 //!   before them.
@@ -33,10 +34,13 @@
 //!   suppresses here, fires there.
 //! * A trigger with several UPDATE steps of one table is taken to assign all their columns in each, where its changes
 //!   are replayed as a statement's own. Likewise an UPDATE whose foreign-key actions write its own table.
-//! * A conflict clause of a statement (`INSERT OR IGNORE`) overrides those in the bodies of the triggers that it fires.
-//!   It is not in the log: there the bodies have their own.
-//! * Likewise the other way round: changes of a table with `ON CONFLICT REPLACE`, `IGNORE` or `ROLLBACK` travel as
-//!   `INSERT OR ABORT` and `UPDATE OR ABORT`, which overrides the clauses in the bodies of its triggers there.
+//! * An `UPDATE OR REPLACE`, and an update of a table with `ON CONFLICT REPLACE` or `ROLLBACK`, carries no conflict clause
+//!   (see `clause`), so that the bodies of its triggers have their own, or OR ABORT: if there is a UNIQUE index on
+//!   expressions or generated columns, or columns hide all names of the rowid; or if a BEFORE trigger has to make room
+//!   for the row.
+//! * A row that a constraint with `ON CONFLICT REPLACE` has replaced without firing DELETE triggers travels as OR REPLACE,
+//!   for the bodies of its triggers, too, if the table has constraints with `IGNORE` or `ROLLBACK` as well.
+//! * Where OR FAIL has ended a statement in the body of a trigger, its row is there and the trigger fails again.
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
 //!   what is generated from it.
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a
@@ -47,6 +51,7 @@
 //! * A row that moves to another rowid, and has no other name, is deleted and inserted.
 
 mod cascade;
+mod clause;
 mod conflict;
 pub mod conflicts;
 mod ddl;
@@ -59,6 +64,7 @@ mod rebase;
 mod replaced;
 mod resolve;
 mod table;
+mod text;
 mod touched;
 mod transactions;
 mod values;

@@ -13,6 +13,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry, read_entries_of, write_entry_to};
 use crate::error::Result;
 use crate::record::{Value, encode};
@@ -235,6 +236,7 @@ fn merge(earlier: &mut RowChange, later: &RowChange) -> bool {
                 earlier.rowid = later.rowid;
             }
             earlier.change_type = ChangeType::Delete;
+            earlier.clause = Clause::None;
             earlier.after.clear();
             earlier.mask.clear();
         }

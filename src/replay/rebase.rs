@@ -558,7 +558,7 @@ impl<'a> Rebase<'a> {
             };
             match (found, change.change_type) {
                 // The row that replaces it may need to know where it is.
-                (1, ChangeType::Delete) if change.replaced && table.delete_triggers => {}
+                (1, ChangeType::Delete) if change.replaced.is_some() && table.delete_triggers => {}
                 (1, ChangeType::Delete) => moved.forget(entry.rowid),
                 (1, _) => {}
                 (0, ChangeType::Delete) => {
@@ -750,6 +750,7 @@ fn key_condition(table: &Table) -> String {
 /// `entry` with the content of `change`, as a change that nothing else redoes.
 pub(super) fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
     let row = |values: &Vec<Value>| (!values.is_empty()).then(|| encode(values));
+    let clause = change.clause.number().map(Value::Integer);
     let updates = (change.change_type == ChangeType::Update).then(|| {
         let flags = change.mask.iter().map(|set| match set {
             Set::Kept => Value::Integer(0),
@@ -761,15 +762,18 @@ pub(super) fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
             _ => Value::Null,
         };
         let values = change.after.iter().zip(&change.mask).map(value);
-        encode(&flags.chain(values).collect::<Vec<_>>())
+        encode(&flags.chain(values).chain(clause.clone()).collect::<Vec<_>>())
     });
-    let replaced = || change.replaced.then(|| encode(&[Value::Integer(1)]));
+    let more = || match change.replaced {
+        Some(by) => Some(encode(&[Value::Integer(by.number())])),
+        None => clause.clone().map(|clause| encode(&[clause])),
+    };
     LogEntry {
         change_type: change.change_type,
         rowid: change.rowid,
         before: row(&change.before),
         after: row(&change.after),
-        updates: updates.or_else(replaced),
+        updates: updates.or_else(more),
         depth: 0,
         ..entry.clone()
     }

@@ -8,9 +8,38 @@ use std::sync::Arc;
 
 use crate::capture::log::LogEntry;
 use crate::record::Value;
+use crate::replay::clause::Or;
 use crate::replay::generator::{Kind, RowChange, Statements};
 use crate::replay::table::{Identity, Table};
 use crate::replay::values::Slots;
+
+/// Why a row was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// The statement is a REPLACE.
+    Statement,
+    /// It has no conflict clause, the constraint has.
+    Constraint,
+}
+
+impl By {
+    /// The reason with this number in the change log.
+    pub(super) fn of(number: i64) -> By {
+        if number == 2 {
+            By::Constraint
+        } else {
+            By::Statement
+        }
+    }
+
+    /// The number in the change log.
+    pub(super) fn number(self) -> i64 {
+        match self {
+            By::Statement => 1,
+            By::Constraint => 2,
+        }
+    }
+}
 
 /// A row that a REPLACE removed without firing triggers.
 #[derive(Debug)]
@@ -35,7 +64,8 @@ impl Statements<'_> {
 
     /// Removes those of the replaced rows that `change` has left, because the other side has given them other values.
     pub(super) fn delete_replaced(&mut self, change: &RowChange) {
-        self.replaces = false;
+        self.or = Or::Strict;
+        let has_key = self.table.identity(&change.after) == Identity::Key;
         for Replaced {
             entry,
             change: replaced,
@@ -58,7 +88,8 @@ impl Statements<'_> {
                     slots.extend(self.table.key_values(&change.after));
                     Kind::DeleteReplaced
                 }
-                Identity::Rowid(_) if replaced.rowid != change.rowid => {
+                // What has a key now was not put at a certain rowid, and does not look like what had none.
+                Identity::Rowid(_) if replaced.rowid != change.rowid || has_key => {
                     slots.push(&Value::Integer(replaced.rowid));
                     slots.extend(&replaced.before);
                     Kind::Delete(identity)

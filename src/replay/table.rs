@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::capture::module::VirtualKind;
 use crate::error::{Category, Code, Error, Result};
 use crate::record::Value;
+use crate::replay::clause::Unique;
 use crate::replay::virtual_table;
 
 /// A column whose values are in the records of the log, that is, one that is not generated.
@@ -63,6 +64,8 @@ pub(super) struct Table {
     /// A name of the rowid that no column hides.
     pub rowid: Option<&'static str>,
     pub has_triggers: bool,
+    /// What is UNIQUE, for a table with triggers.
+    pub unique: Unique,
     /// It may have DELETE triggers.
     pub delete_triggers: bool,
     /// It may have triggers that see which columns an UPDATE assigns: UPDATE OF, and where columns are generated any, because
@@ -71,6 +74,8 @@ pub(super) struct Table {
     /// The schema may resolve conflicts by itself (`ON CONFLICT REPLACE`) or end the transaction (`ROLLBACK`); statements
     /// must override that.
     pub own_conflict_clause: bool,
+    /// No such clause does anything else than REPLACE.
+    pub own_replace: bool,
     pub foreign_keys: Vec<ForeignKey>,
     /// Set for a virtual table; its rows are known by their number alone.
     pub virtual_kind: Option<VirtualKind>,
@@ -142,7 +147,12 @@ impl Table {
             .collect();
         Ok(Some(Table {
             foreign_keys: foreign_keys(conn, &name, &columns)?,
-            own_conflict_clause: resolves_conflicts(&sql),
+            own_conflict_clause: own_clauses(&sql).next().is_some(),
+            own_replace: own_clauses(&sql).all(|word| word == "replace"),
+            unique: match has_triggers {
+                true => Unique::load(conn, &name, &columns, integer_key.then_some(&key))?,
+                false => Unique::default(),
+            },
             name,
             columns,
             key,
@@ -193,16 +203,19 @@ impl Table {
     }
 }
 
-/// True if the CREATE TABLE statement `sql` may have an ON CONFLICT clause other than ABORT and FAIL. To a statement of one
-/// row these two are the same, and it better has no clause: it would override those in the bodies of triggers.
-fn resolves_conflicts(sql: &str) -> bool {
+/// The first words of what may be ON CONFLICT clauses in the CREATE TABLE statement `sql`, other than ABORT and FAIL. To
+/// a statement of one row these two are the same, and it better has no clause: it would override those in the bodies of
+/// triggers.
+fn own_clauses(sql: &str) -> impl Iterator<Item = String> {
     let sql = sql.to_ascii_lowercase();
-    let fails = |rest: &str| {
-        ["abort", "fail"]
-            .iter()
-            .any(|word| rest.trim_start().starts_with(word))
+    let word = |rest: &str| {
+        let rest = rest.trim_start();
+        let end = rest.find(|c: char| !c.is_ascii_alphabetic());
+        rest.split_at(end.unwrap_or(rest.len())).0.to_owned()
     };
-    sql.split("conflict").skip(1).any(|rest| !fails(rest))
+    let words: Vec<String> = sql.split("conflict").skip(1).map(word).collect();
+    let fails = |word: &String| ["abort", "fail"].contains(&word.as_str());
+    words.into_iter().filter(move |word| !fails(word))
 }
 
 /// Name as spelled in the schema, and text, of the table `name`.

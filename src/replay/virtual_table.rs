@@ -11,6 +11,7 @@ use crate::capture::log::{ChangeType, LogEntry};
 use crate::capture::module::{Module, VirtualKind};
 use crate::error::{Error, Result};
 use crate::record::{Value, decode};
+use crate::replay::clause::Unique;
 use crate::replay::table::{Column, Table, quote};
 use crate::replay::values::{Bound, Slots};
 use crate::replay::{Purpose, ReplayStatement, conflict};
@@ -36,6 +37,8 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
         delete_triggers: false,
         assignment_triggers: false,
         own_conflict_clause: false,
+        own_replace: false,
+        unique: Unique::default(),
         foreign_keys: Vec::new(),
         virtual_kind: Some(kind),
     })

@@ -45,7 +45,7 @@ pub fn run_actions(
         // A statement that waits for the write lock is half way; a write of a view asks for it beforehand.
         let in_progress = |seen: &[String]| seen.iter().any(|s| s.ends_with("statements in progress"));
         let two = done.iter().any(|action| action.connection > 0);
-        if two && exists(&ours) != exists(&theirs) || two && in_progress(&ours) != in_progress(&theirs) {
+        if two && (exists(&ours) != exists(&theirs) || in_progress(&ours) != in_progress(&theirs)) {
             return Ok(Ended::Differently);
         }
         // What the interrupt meets may be the replica's own write before one of a view: that ends the transaction.

@@ -3,15 +3,15 @@
 use crate::random::Random;
 
 // Constructs that are known to be inexact; a program never combines them. Switch on what has been repaired.
-const REPLACE_WITH_DELETE_TRIGGERS: bool = false;
-const IGNORE_WITH_BEFORE_TRIGGERS: bool = false;
-const UPDATE_OF_TRIGGERS: bool = false;
-/// Conflict clauses of a statement or constraint where there are triggers: they override those of the trigger's body,
-/// and the replay has none (or OR ABORT).
+const REPLACE_WITH_DELETE_TRIGGERS: bool = true;
+const IGNORE_WITH_BEFORE_TRIGGERS: bool = true;
+const UPDATE_OF_TRIGGERS: bool = true;
+/// Conflict clauses of a statement or constraint where there are triggers: exact but for the limits in `src/replay/mod.rs`,
+/// such as UPDATE OR REPLACE below a UNIQUE index on expressions.
 const CLAUSES_WITH_TRIGGERS: bool = false;
 /// UPDATE of the rowid of a table with another key: it is captured as a DELETE and an INSERT, which fire other triggers.
 const MOVES_WITH_TRIGGERS: bool = false;
-/// RAISE(FAIL) leaves rows behind that the remote's trigger refuses.
+/// RAISE(FAIL), and OR FAIL in the body of a trigger, leave rows behind that the remote's trigger refuses.
 const RAISE_FAIL: bool = false;
 /// The remote runs with recursive triggers off, so what they did here beyond that is lost.
 const RECURSIVE_TRIGGERS: bool = false;
@@ -30,6 +30,8 @@ pub struct Mode {
     pub triggers: bool,
     pub delete_triggers: bool,
     pub raise_fail: bool,
+    /// OR FAIL and ON CONFLICT FAIL.
+    fail: bool,
     /// UPDATE of a rowid.
     pub moves: bool,
     /// Clauses outside of triggers.
@@ -55,6 +57,7 @@ impl Mode {
             replace,
             triggers,
             raise_fail: RAISE_FAIL,
+            fail: RAISE_FAIL || !triggers,
             moves: MOVES_WITH_TRIGGERS || !triggers,
             clauses: CLAUSES_WITH_TRIGGERS || !triggers,
             delete_triggers: !replace || REPLACE_WITH_DELETE_TRIGGERS,
@@ -80,7 +83,7 @@ impl Mode {
         match r.below(12) {
             0 | 1 if self.replace => "OR REPLACE ",
             2 | 3 if self.ignore => "OR IGNORE ",
-            4 if self.clauses || RAISE_FAIL => "OR FAIL ",
+            4 if self.fail => "OR FAIL ",
             5 => "OR ABORT ",
             6 => "OR ROLLBACK ",
             _ => "",
@@ -95,7 +98,7 @@ impl Mode {
         match r.below(30) {
             0 if self.replace => " ON CONFLICT REPLACE",
             1 if self.ignore => " ON CONFLICT IGNORE",
-            2 => " ON CONFLICT FAIL",
+            2 if self.fail => " ON CONFLICT FAIL",
             3 => " ON CONFLICT ROLLBACK",
             _ => "",
         }
