@@ -63,6 +63,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub struct Control {
     cancelled: AtomicBool,
+    driven: AtomicBool,
     stage: AtomicU8,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -86,6 +87,16 @@ impl Control {
     /// True after [`cancel`](Self::cancel).
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// A driver serves the requests of this operation: they are not for others.
+    pub fn set_driven(&self) {
+        self.driven.store(true, Ordering::Release);
+    }
+
+    /// True after [`set_driven`](Self::set_driven).
+    pub fn is_driven(&self) -> bool {
+        self.driven.load(Ordering::Acquire)
     }
 
     /// An error after [`cancel`](Self::cancel).
