@@ -17,7 +17,17 @@
  *     turso_sync_database_wait_changes, then turso_sync_database_apply_changes     fetches remote ones (a pull)
  *
  * Operations: the short way
- *   turso_sync_operation_run performs everything with a built-in HTTP client and blocks until the operation has ended.
+ *   turso_sync_operation_run performs everything with a built-in HTTP client and blocks until the operation has ended, with
+ *   time limits, repeated requests, a callback for tokens, a proxy and certificates as turso_sync_driver_config_t says.
+ *
+ * Keep in sync
+ *   turso_sync_database_keep_in_sync does it all in the background: what is committed here is pushed at once, and what is new
+ *   on the remote is applied as soon as it is there, if the replica has a long poll (`long_poll_timeout_ms`). Failures are
+ *   repeated with growing pauses.
+ *     turso_sync_keeper_pause       before a phone suspends the program: nothing is sent, no lock is held; then _resume
+ *     turso_sync_keeper_wake        the network has come back or changed
+ *     turso_sync_keeper_sync_now    push and pull now, and wait for the result
+ *     turso_sync_keeper_status      how it goes
  *
  * Operations: the loop for hosts with their own network
  *
@@ -69,8 +79,9 @@
  *   network, the process, or the power.
  *
  * Threads
- *   A replica, its queue and its items may be used by several threads at once; an operation by one at a time, but
- *   for its progress and its cancellation.
+ *   A replica, its queue, its items and its keeper may be used by several threads at once; an operation by one at a time, but
+ *   for its progress and its cancellation. Requests of operations that the driver runs are not in the queue for others. A
+ *   request of the driver has a thread of its own, and a keeper has two.
  */
 
 #ifndef TURSO_SYNC_H

@@ -155,6 +155,30 @@ fn a_pause_holds_nothing_and_sends_nothing() {
     assert_eq!(remote.tables()["t"].len(), 3);
 }
 
+#[test]
+fn a_wake_leaves_old_connections() {
+    let remote = Remote::start(TABLE);
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&remote, &dir, "a.db");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (config, options) = patient();
+    let config = DriverConfig {
+        base_url: Some(format!("http://{}", silent.local_addr().unwrap())),
+        ..config
+    };
+    a.sql("INSERT INTO t VALUES (1, 'x')");
+    let keeper = KeepInSync::start(&a.engine, &config, options).unwrap();
+    let mut old = [silent.accept().unwrap().0, silent.accept().unwrap().0];
+    // The requests are on their way, not only the connections.
+    old.iter_mut().for_each(|old| old.read_exact(&mut [0]).unwrap());
+    keeper.wake();
+    let _new = [silent.accept().unwrap(), silent.accept().unwrap()];
+    for old in &mut old {
+        let _ = old.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(keeper.status().failures, 0);
+}
+
 fn serve(remote: &Remote, address: SocketAddr) -> Server {
     Server::start(&Config {
         address: address.to_string(),

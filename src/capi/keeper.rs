@@ -167,7 +167,9 @@ pub unsafe extern "C" fn turso_sync_keeper_sync_now(
 ) -> turso_status_code_t {
     let body = || {
         // SAFETY: the pointer rules of the header.
-        unsafe { turso_sync_keeper_t::borrow(keeper) }?.keeper.sync_now()?;
+        unsafe { turso_sync_keeper_t::borrow(keeper) }?
+            .keeper
+            .sync_now()?;
         Ok(turso_status_code_t::TURSO_OK)
     };
     // SAFETY: the pointer rules of the header.

@@ -149,7 +149,7 @@ impl Client {
         mut resume: impl FnMut() -> Result<OperationStatus>,
     ) -> Result<()> {
         let end = self.deadline.and_then(|d| Instant::now().checked_add(d));
-        control.set_driven();
+        let _driven = control.drive();
         while resume()? == OperationStatus::Io {
             let mut served = false;
             while let Some(item) = queue.take_item_of(control) {

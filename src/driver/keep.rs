@@ -6,10 +6,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::client::Client;
-use super::retry::{Backoff, chance};
 use super::DriverConfig;
+use super::client::Client;
 use super::keep_state::{Doing, KeepStatus, Side, State, Wanted};
+use super::retry::{Backoff, chance};
 use crate::engine::{DatabaseSyncEngine, Watcher};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{Control, Operation};
@@ -105,7 +105,7 @@ impl KeepInSync {
     /// no lock of the keeper is held. Nothing is lost. MISUSE in `on_change`.
     pub fn pause(&self) -> Result<()> {
         self.refuse_own_threads()?;
-        self.shared.want(Wanted::Pause);
+        self.shared.halt(Wanted::Pause);
         let mut state = self.shared.lock();
         while state.wanted == Wanted::Pause && state.sides.iter().any(|side| side.busy) {
             state = self.shared.wait(state, None);
@@ -115,22 +115,18 @@ impl KeepInSync {
 
     /// Goes on after a pause, at once and without what is left of a pause after a failure.
     pub fn resume(&self) {
-        self.shared.want(Wanted::Run);
-        self.wake();
+        {
+            let mut state = self.shared.lock();
+            state.wanted = Wanted::Run;
+            state.hurry(Instant::now());
+        }
+        self.shared.changed.notify_all();
     }
 
     /// The network has changed or come back: asks the remote anew instead of waiting on an old connection, and forgets
     /// pauses after failures. Returns at once; nothing happens while it is paused.
     pub fn wake(&self) {
-        let waiting = {
-            let mut state = self.shared.lock();
-            state.hurry(Instant::now());
-            state.waiting()
-        };
-        self.shared.changed.notify_all();
-        if let Some(control) = waiting {
-            control.cancel();
-        }
+        self.shared.hurry(&[Doing::Waiting, Doing::Pushing]);
     }
 
     /// Pushes what is pending and fetches what is new, now; returns when both have been done, or with the first error.
@@ -138,7 +134,7 @@ impl KeepInSync {
     pub fn sync_now(&self) -> Result<()> {
         self.refuse_own_threads()?;
         let targets = self.shared.lock().sides.each_ref().map(|side| side.begun + 1);
-        self.wake();
+        self.shared.hurry(&[Doing::Waiting]);
         let mut state = self.shared.lock();
         loop {
             if state.wanted != Wanted::Run {
@@ -169,7 +165,9 @@ impl KeepInSync {
     fn refuse_own_threads(&self) -> Result<()> {
         let me = std::thread::current().id();
         if self.threads.iter().any(|thread| thread.thread().id() == me) {
-            return Err(Error::misuse("this would wait for itself: do not call it in on_change"));
+            return Err(Error::misuse(
+                "this would wait for itself: do not call it in on_change",
+            ));
         }
         Ok(())
     }
@@ -177,7 +175,7 @@ impl KeepInSync {
 
 impl Drop for KeepInSync {
     fn drop(&mut self) {
-        self.shared.want(Wanted::Stop);
+        self.shared.halt(Wanted::Stop);
         let me: ThreadId = std::thread::current().id();
         for thread in self.threads.drain(..) {
             // In `on_change` it ends as soon as that returns.
@@ -202,18 +200,23 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Changes what is wanted; what is under way is cancelled unless it is to run.
-    fn want(&self, wanted: Wanted) {
-        let running: Vec<_> = {
+    /// Cancels what is under way, and begins nothing new.
+    fn halt(&self, wanted: Wanted) {
+        let running = {
             let mut state = self.lock();
-            if state.wanted == Wanted::Stop {
-                return;
-            }
             state.wanted = wanted;
-            match wanted {
-                Wanted::Run => Vec::new(),
-                Wanted::Pause | Wanted::Stop => state.running(),
-            }
+            state.running(&[Doing::Waiting, Doing::Applying, Doing::Pushing])
+        };
+        self.changed.notify_all();
+        running.iter().for_each(|control| control.cancel());
+    }
+
+    /// Everything is due now, and what does one of `anew` begins again.
+    fn hurry(&self, anew: &[Doing]) {
+        let running = {
+            let mut state = self.lock();
+            state.hurry(Instant::now());
+            state.running(anew)
         };
         self.changed.notify_all();
         running.iter().for_each(|control| control.cancel());
@@ -235,7 +238,11 @@ impl Shared {
             };
             let result = catch_unwind(AssertUnwindSafe(step));
             let result = result.unwrap_or_else(|_| Err(Error::internal("keep in sync panicked")));
-            self.note(side, began, result);
+            let next = match hurry && self.engine.long_poll_timeout_ms() > 0 {
+                true => began,
+                false => began + self.gap(),
+            };
+            self.note(side, next, result);
         }
     }
 
@@ -255,20 +262,28 @@ impl Shared {
         }
     }
 
-    fn note(&self, side: Side, began: Instant, result: Result<bool>) {
+    /// Least time from one question to the next while nothing is new: the remote may not hold them as long as it is asked
+    /// to, or not at all.
+    fn gap(&self) -> Duration {
         let long_poll = Duration::from_millis(self.engine.long_poll_timeout_ms().into());
-        let gap = match long_poll.is_zero() {
+        match long_poll.is_zero() {
             true => self.options.interval,
             false => self.options.interval.min(long_poll),
-        };
+        }
+    }
+
+    /// Notes how a step ended; `next` is when to ask the remote again if it had nothing new.
+    fn note(&self, side: Side, next: Instant, result: Result<bool>) {
         let mut state = self.lock();
         let now = Instant::now();
         match result {
-            Ok(something) => state.succeeded(side, something, now, began + gap),
+            Ok(something) => state.succeeded(side, something, now, next),
             // Paused, stopped, or woken up: not a failure.
             Err(e) if e.code == Code::Interrupt => state.interrupted(side, now),
             // A push has moved the base meanwhile: what was downloaded is old.
-            Err(e) if e.code == Code::BusySnapshot => state.interrupted(side, now),
+            Err(e) if e.code == Code::BusySnapshot => {
+                state.interrupted(side, now + self.options.debounce);
+            }
             Err(e) => {
                 tracing::debug!(?side, "keep in sync: {e}");
                 let retry_after = e.retry_after_ms.map(Duration::from_millis);
@@ -298,7 +313,7 @@ impl Shared {
         {
             let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let apply = self.engine.apply_changes_from_remote(changes);
-            self.operate(Side::Pull, client, Doing::Working, apply)?;
+            self.operate(Side::Pull, client, Doing::Applying, apply)?;
         }
         if let Some(on_change) = &self.options.on_change {
             on_change();
@@ -313,7 +328,7 @@ impl Shared {
             return Ok(false);
         }
         let push = self.engine.push_changes_to_remote();
-        self.operate(Side::Push, client, Doing::Working, push)?;
+        self.operate(Side::Push, client, Doing::Pushing, push)?;
         Ok(true)
     }
 

@@ -50,9 +50,11 @@ pub(super) enum Side {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
-    /// For changes of the remote; begun anew when somebody is in a hurry.
+    /// For changes of the remote.
     Waiting,
-    Working,
+    /// What needs no network.
+    Applying,
+    Pushing,
 }
 
 #[derive(Default)]
@@ -191,11 +193,11 @@ impl State {
         }
     }
 
-    /// A step was broken off.
-    pub fn interrupted(&mut self, side: Side, now: Instant) {
+    /// A step was broken off, and begins again.
+    pub fn interrupted(&mut self, side: Side, again: Instant) {
         let side = self.side_mut(side);
         side.busy = false;
-        side.due_by(now);
+        side.due_by(again);
     }
 
     /// A step failed. The next attempt is at `again`; that of a push after a conflict, when something has changed.
@@ -213,18 +215,11 @@ impl State {
         }
     }
 
-    /// The operations under way.
-    pub fn running(&self) -> Vec<Arc<Control>> {
+    /// The operations under way that do one of these.
+    pub fn running(&self, doing: &[Doing]) -> Vec<Arc<Control>> {
         let running = self.sides.iter().filter_map(|side| side.running.as_ref());
-        running.map(|(_, control)| control.clone()).collect()
-    }
-
-    /// The wait for changes under way.
-    pub fn waiting(&self) -> Option<Arc<Control>> {
-        match &self.side(Side::Pull).running {
-            Some((Doing::Waiting, control)) => Some(control.clone()),
-            _ => None,
-        }
+        let chosen = running.filter(|(what, _)| doing.contains(what));
+        chosen.map(|(_, control)| control.clone()).collect()
     }
 
     pub fn status(&self, now: Instant) -> KeepStatus {

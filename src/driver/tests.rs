@@ -281,8 +281,7 @@ fn what_has_been_used_or_refused_for_good_is_not_repeated() {
     assert!(e.message.contains("broke off") && e.retryable, "{e}");
     server.join().unwrap();
     for status in ["400", "401", "404", "409", "501"] {
-        let answer =
-            format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         let (url, server) = serve(vec![answer.leak().as_bytes()]);
         let response = run_one(post(&url), &thrice()).unwrap();
         assert_eq!(response.status.to_string(), status);
@@ -396,7 +395,10 @@ fn a_refused_token_is_replaced_once() {
     let renewed = |given: &[Option<&'static str>], answers: Vec<&'static [u8]>| {
         let (config, calls) = tokens(given);
         let (url, server) = serve(answers);
-        let config = DriverConfig { attempts: 1, ..config };
+        let config = DriverConfig {
+            attempts: 1,
+            ..config
+        };
         let status = run_one(post(&url), &config).unwrap().status;
         let requests = server.join().unwrap().len();
         (status, requests, *calls.lock().unwrap())
@@ -407,17 +409,17 @@ fn a_refused_token_is_replaced_once() {
     );
     assert_eq!(renewed(&[Some("same")], vec![UNAUTHORIZED]), (401, 1, 2));
     let three = [Some("a"), Some("b"), Some("c")];
-    assert_eq!(
-        renewed(&three, vec![UNAUTHORIZED, UNAUTHORIZED]),
-        (401, 2, 2)
-    );
+    assert_eq!(renewed(&three, vec![UNAUTHORIZED, UNAUTHORIZED]), (401, 2, 2));
     let fixed = DriverConfig {
         auth: Auth::Fixed("token".into()),
         ..thrice()
     };
     let (url, server) = serve(vec![UNAUTHORIZED]);
     let response = run_one(post(&url), &fixed).unwrap();
-    assert_eq!((response.status, response.body.as_slice()), (401, b"wrong".as_slice()));
+    assert_eq!(
+        (response.status, response.body.as_slice()),
+        (401, b"wrong".as_slice())
+    );
     server.join().unwrap();
 }
 
@@ -453,7 +455,10 @@ fn requests_go_through_an_http_proxy() {
     let response = run_one(post("http://127.0.0.1:1"), &config).unwrap();
     assert_eq!(response.body, b"world");
     let (connect, request) = proxy.join().unwrap();
-    assert!(connect.starts_with("connect 127.0.0.1:1 http/1.1\r\n"), "{connect}");
+    assert!(
+        connect.starts_with("connect 127.0.0.1:1 http/1.1\r\n"),
+        "{connect}"
+    );
     assert!(request.starts_with("post /v2/pipeline http/1.1\r\n"), "{request}");
 }
 
@@ -490,7 +495,10 @@ fn a_wrong_proxy_is_named_without_its_password() {
     };
     let e = run_one(post("http://127.0.0.1:1"), &config).unwrap_err();
     assert_eq!(e.code, Code::Misuse);
-    assert!(e.message.contains("proxy") && !e.message.contains("hidden"), "{e}");
+    assert!(
+        e.message.contains("proxy") && !e.message.contains("hidden"),
+        "{e}"
+    );
 }
 
 /// A certificate that signs itself.
@@ -522,7 +530,10 @@ fn certificates_replace_the_built_in_ones() {
     };
     assert_eq!(certificates.len(), 2);
     let builtin = Client::new(&once()).unwrap();
-    assert!(matches!(builtin.root_certificates(), ureq::tls::RootCerts::WebPki));
+    assert!(matches!(
+        builtin.root_certificates(),
+        ureq::tls::RootCerts::WebPki
+    ));
     for wrong in ["", "no certificate", "-----BEGIN CERTIFICATE-----\n!\n"] {
         let Err(e) = with(wrong) else { panic!("{wrong}") };
         assert_eq!(e.code, Code::Misuse);

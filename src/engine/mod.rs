@@ -196,7 +196,9 @@ impl DatabaseSyncEngine {
 
     /// The same with another limit to the time that the remote may hold an empty answer, in milliseconds.
     pub fn wait_within(&self, long_poll_timeout_ms: u32) -> Operation<Option<DbChangesStatus>> {
-        self.operation("wait", move |task| async move { task.wait(long_poll_timeout_ms).await })
+        self.operation("wait", move |task| async move {
+            task.wait(long_poll_timeout_ms).await
+        })
     }
 
     /// Longest time the remote may hold an empty answer of a wait, as configured, in milliseconds.

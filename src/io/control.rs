@@ -89,12 +89,13 @@ impl Control {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// A driver serves the requests of this operation: they are not for others.
-    pub fn set_driven(&self) {
+    /// A driver serves the requests of this operation: they are not for others until the result is dropped.
+    pub fn drive(&self) -> Driven<'_> {
         self.driven.store(true, Ordering::Release);
+        Driven(self)
     }
 
-    /// True after [`set_driven`](Self::set_driven).
+    /// True while a [`Driven`] exists.
     pub fn is_driven(&self) -> bool {
         self.driven.load(Ordering::Acquire)
     }
@@ -169,6 +170,15 @@ impl Control {
 
     pub(crate) fn changes_done(&self, changes: u64) {
         self.changes_done.fetch_add(changes, Ordering::Relaxed);
+    }
+}
+
+/// See [`Control::drive`].
+pub struct Driven<'a>(&'a Control);
+
+impl Drop for Driven<'_> {
+    fn drop(&mut self) {
+        self.0.driven.store(false, Ordering::Release);
     }
 }
 

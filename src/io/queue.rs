@@ -397,7 +397,7 @@ mod tests {
     fn operations_with_a_driver_keep_their_requests() {
         let q = SyncEngineIoQueue::default();
         let (driven, other) = (Arc::<Control>::default(), Arc::<Control>::default());
-        driven.set_driven();
+        let serving = driven.drive();
         let _first = q.of(&driven).full_read("first");
         let _second = q.of(&other).full_read("second");
         let _third = q.full_read("third");
@@ -409,7 +409,8 @@ mod tests {
         assert_eq!(path(q.take_item_of(&other)).as_deref(), Some("third"));
         assert_eq!(path(q.take_item_of(&other)), None);
         assert_eq!(path(q.take_item()), None);
-        assert_eq!(path(q.take_item_of(&driven)).as_deref(), Some("first"));
+        drop(serving);
+        assert_eq!(path(q.take_item()).as_deref(), Some("first"));
     }
 
     #[test]
