@@ -11,12 +11,17 @@ RUNS    ?= 200000
 JOBS    ?= 1
 FIRST   ?= 1
 
-.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench install examples static model deps clean
+# How long `make fuzz` gives each target, and which ones (all if empty).
+SECONDS ?= 600
+TARGETS ?=
+
+.PHONY: help build demo test test-rust test-c sim test-crash test-interop lint bench bench-memory install examples static model fuzz \
+  miri deps clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build target/release/libturso_sync.{so,a} and turso-sync-server
+build: ## Build target/release/libturso_sync.{so,a}, turso-sync-server and turso-sync
 	$(CARGO) build --release --features server
 
 demo: build ## Two C replicas sync through the bundled server (DB=path takes your database)
@@ -45,12 +50,22 @@ model: ## Random programs on replicas against plain SQLite, with one seed each (
 	MODEL_RUNS=$(RUNS) MODEL_JOBS=$(JOBS) MODEL_FIRST=$(FIRST) \
 	  $(CARGO) test --release --features server --test model -- --test-threads=1
 
+fuzz: ## Fuzz decoders, files, the server and the C ABI (SECONDS=600 each; TARGETS="record c_abi"); needs nightly Rust
+	@sh tests/scripts/fuzz.sh $(SECONDS) $(TARGETS)
+
+miri: ## Run the pure modules under Miri; needs nightly Rust
+	@sh tests/scripts/miri.sh
+
 lint: ## Format and lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --features server -- -D warnings
 
 bench: ## Ratios against plain SQLite and the raw disk
 	$(CARGO) bench --features server
+
+bench-memory: ## Peak memory of processes that sync 1 GB and 200,000 rows (MEMORY_MB=1000 MEMORY_ROWS=200000)
+	MEMORY_MB=$(or $(MEMORY_MB),1000) MEMORY_ROWS=$(or $(MEMORY_ROWS),200000) \
+	  $(CARGO) test --release --features server --test memory -- --nocapture a_large_database
 
 deps: ## Install what the tests need and the machine lacks (Debian packages, a Python environment)
 	@sh tests/scripts/deps.sh
@@ -68,7 +83,7 @@ install: build static ## Install headers, libraries, pkg-config file and server 
 	ln -sf libturso_sync.so.0 $(DESTDIR)$(PREFIX)/lib/libturso_sync.so
 	ln -sf libturso_sync.so.0 $(DESTDIR)$(PREFIX)/lib/libturso_sync_sdk_kit.so
 	install -m 644 $(OUT)/libturso_sync_static.a $(DESTDIR)$(PREFIX)/lib/libturso_sync.a
-	install -m 755 $(OUT)/turso-sync-server $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(OUT)/turso-sync-server $(OUT)/turso-sync $(DESTDIR)$(PREFIX)/bin/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' tests/scripts/turso_sync.pc.in \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/turso_sync.pc
 

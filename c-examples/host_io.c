@@ -118,6 +118,8 @@ static bool sync_directory_of(const char *path) {
  *   2. fsync it: otherwise the rename can reach the disk before the content;
  *   3. rename it over the old one;
  *   4. fsync the directory: otherwise the rename itself can be lost.
+ * turso_sync_database_io_perform_file does this, and reads, for hosts whose files are ordinary ones; a host that keeps them
+ * elsewhere does it by itself, as here. The contract is in docs/guarantees.md.
  */
 static bool replace_file(const char *path, const char *temporary, turso_slice_ref_t content) {
     int file = open(temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);

@@ -387,14 +387,16 @@ enum turso_sync_io_request_type_t
      */
     TURSO_SYNC_IO_HTTP = 1,
     /**
-     * Read a whole file. A missing file is an empty one: push nothing, then done.
+     * Read a whole file. A missing file is an empty one: push nothing, then done. Every other failure poisons the
+     * item: an empty answer would mean that there is no such file.
      */
     TURSO_SYNC_IO_FULL_READ = 2,
     /**
      * Replace a whole file so that a crash or power loss at any moment leaves the old or the new content: create the
-     * parent directory if needed; write a new file under a unique name in the same directory; fsync it; rename it over
-     * the path; fsync the directory; then done. If any step fails, remove the new file and poison the item.
-     * turso_sync_database_io_perform_file does all of this.
+     * parent directory if needed; create a new file in the same directory, under a name that nobody else uses (two
+     * processes may write at once), with the permissions of the old file if there is one; write the content; fsync
+     * the file; rename it over the path; fsync the directory; only then done. If any step fails, remove the new file
+     * and poison the item. turso_sync_database_io_perform_file does all of this.
      */
     TURSO_SYNC_IO_FULL_WRITE = 3,
 };
@@ -509,8 +511,8 @@ typedef struct turso_sync_operation_t turso_sync_operation_t;
  */
 typedef struct {
     /**
-     * Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-wal-revert` and
-     * `-lock`, appended to this path.
+     * Path of the main file. Required. The files beside it are `-wal`, `-shm`, `-info`, `-changes`, `-download`,
+     * `-wal-revert` and `-lock`, appended to this path.
      */
     const char *path;
     /**

@@ -284,3 +284,33 @@ fn what_is_pending_is_the_same_for_all_who_have_the_replica_open() {
     other.sync().unwrap();
     assert_eq!((one.pending(), other.pending()), (0, 0));
 }
+
+/// Who opens a replica reads its state, and then waits for its host. Meanwhile another process may have pulled.
+#[test]
+fn opening_slowly_does_not_take_the_base_of_another_process_away() {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(&remote, &dir);
+    b.sql("INSERT INTO note VALUES ('from b')");
+    b.push().unwrap();
+    let slow = DatabaseSyncEngine::new(options(&a.path, &remote.url)).unwrap();
+    let mut open = slow.create_db();
+    assert_eq!(open.resume().unwrap(), OperationStatus::Io);
+    a.pull().unwrap();
+    while open.resume().unwrap() == OperationStatus::Io {
+        while let Some(item) = slow.io().take_item() {
+            turso_sync::io::files::perform(&item).unwrap();
+        }
+    }
+    a.sql("INSERT INTO note VALUES ('from a')");
+    let mut known = Vec::new();
+    drive(&a.engine, a.engine.sync(), &mut |http, perform| {
+        if http.path == "/pull-updates" {
+            let request = turso_sync::protocol::pull::decode_request(&http.body).unwrap();
+            known.push(!request.client_revision.is_empty());
+        }
+        Ok(perform())
+    })
+    .unwrap();
+    assert_eq!(known, [true], "the base was lost");
+}

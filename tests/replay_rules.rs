@@ -742,8 +742,10 @@ fn acknowledged_changes_are_skipped_but_their_ddl_counts() {
     let mut transactions = Transactions::new(&replica.conn, 0);
     let mut statements = Vec::new();
     while let Some(entries) = transactions.next_transaction().unwrap() {
-        if entries[0].change_id <= 2 {
-            entries.iter().for_each(|e| generator.skip(e).unwrap());
+        if entries.first().change_id <= 2 {
+            entries
+                .entries()
+                .for_each(|e| generator.skip(&e.unwrap()).unwrap());
         } else {
             statements.extend(generator.transaction(&entries, false).unwrap());
         }

@@ -125,15 +125,34 @@ pub struct LogEntry {
     pub depth: i64,
 }
 
-/// Reads up to `limit` entries with `change_id > after`, in order.
+impl LogEntry {
+    /// Bytes of its row images.
+    fn image_bytes(&self) -> usize {
+        let images = [&self.before, &self.after, &self.updates];
+        images.into_iter().flatten().map(Vec::len).sum()
+    }
+}
+
+/// Bytes of row images after which [`read_entries`] stops.
+const READ_BYTES: usize = 1 << 20;
+
+/// Reads up to `limit` entries with `change_id > after`, in order; fewer if they are large, but one if there is one.
 pub fn read_entries(conn: &Connection, after: i64, limit: usize) -> Result<Vec<LogEntry>> {
-    let mut statement = conn.prepare_cached(
+    read_entries_of(conn, LOG_TABLE, after, limit)
+}
+
+/// Like [`read_entries`], from another table of the same layout.
+pub fn read_entries_of(conn: &Connection, table: &str, after: i64, limit: usize) -> Result<Vec<LogEntry>> {
+    let mut statement = conn.prepare_cached(&format!(
         "SELECT change_id, change_time, change_txn_id, change_type, table_name, id, \"before\", \"after\", updates, depth
-         FROM turso_cdc WHERE change_id > ?1 ORDER BY change_id LIMIT ?2",
-    )?;
+         FROM {table} WHERE change_id > ?1 ORDER BY change_id LIMIT ?2",
+    ))?;
     let mut rows = statement.query((after, limit as i64))?;
-    let mut entries = Vec::new();
-    while let Some(row) = rows.next()? {
+    let mut entries: Vec<LogEntry> = Vec::new();
+    let mut bytes = 0;
+    while bytes < READ_BYTES
+        && let Some(row) = rows.next()?
+    {
         entries.push(LogEntry {
             change_id: row.get(0)?,
             change_time: row.get(1)?,
@@ -146,24 +165,33 @@ pub fn read_entries(conn: &Connection, after: i64, limit: usize) -> Result<Vec<L
             updates: row.get(8)?,
             depth: row.get::<_, Option<i64>>(9)?.unwrap_or(0),
         });
+        bytes += entries.last().map_or(0, LogEntry::image_bytes);
     }
     Ok(entries)
 }
 
 /// Writes an entry as it is; used when a pull carries the pending changes over to the new base.
 pub fn write_entry(conn: &Connection, e: &LogEntry) -> Result<()> {
-    conn.prepare_cached("INSERT INTO turso_cdc VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
-        .execute((
-            e.change_id,
-            e.change_time,
-            e.txn_id,
-            e.change_type as i64,
-            &e.table,
-            e.rowid,
-            &e.before,
-            &e.after,
-            &e.updates,
-            e.depth,
-        ))?;
+    write_entry_to(conn, LOG_TABLE, e)
+}
+
+/// Like [`write_entry`], into another table of the same layout, where it replaces the entry with its id.
+pub fn write_entry_to(conn: &Connection, table: &str, e: &LogEntry) -> Result<()> {
+    let verb = if table == LOG_TABLE { "INSERT" } else { "REPLACE" };
+    conn.prepare_cached(&format!(
+        "{verb} INTO {table} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+    ))?
+    .execute((
+        e.change_id,
+        e.change_time,
+        e.txn_id,
+        e.change_type as i64,
+        &e.table,
+        e.rowid,
+        &e.before,
+        &e.after,
+        &e.updates,
+        e.depth,
+    ))?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 
 use super::retry::{Backoff, chance, is_passing};
-use super::{Auth, DriverConfig};
+use super::{Auth, DriverConfig, LONGEST_TIMEOUT};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{
     Control, HttpRequest, IoItem, OperationStatus, SyncEngineIoQueue, SyncEngineIoRequest, files,
@@ -107,6 +107,7 @@ impl Client {
         if let Auth::Fixed(token) = &config.auth {
             check_token(token)?;
         }
+        let timeout = config.timeout.min(LONGEST_TIMEOUT);
         let mut settings = Agent::config_builder()
             .http_status_as_error(false)
             // A redirect could lead a token astray; it is reported like every other status.
@@ -114,9 +115,9 @@ impl Client {
             .max_redirects_will_error(false)
             .user_agent(concat!("turso-sync/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("")
-            .timeout_connect(Some(CONNECT_TIMEOUT.min(config.timeout)))
-            .timeout_per_read(Some(config.timeout))
-            .timeout_per_write(Some(config.timeout))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
+            .timeout_per_read(Some(timeout))
+            .timeout_per_write(Some(timeout))
             // Not that of the environment.
             .proxy(config.proxy.as_deref().map(read_proxy).transpose()?);
         if let Some(path) = &config.ca_file {
@@ -127,7 +128,7 @@ impl Client {
             agent: settings.build().into(),
             auth: config.auth.clone(),
             base_url: config.base_url.clone(),
-            deadline: config.deadline,
+            deadline: config.deadline.map(|d| d.min(LONGEST_TIMEOUT)),
             attempts: config.attempts,
             backoff: Backoff {
                 first: config.backoff,
@@ -421,11 +422,11 @@ fn pass_on(response: Response<Body>, item: &IoItem) -> std::result::Result<(), S
         let Some(bytes) = piece.get(..n).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
+        item.push_buffer(bytes);
+        received += n as u64;
         if !item.is_wanted() {
             return Ok(());
         }
-        item.push_buffer(bytes);
-        received += n as u64;
     }
     match announced {
         Some(length) if length != received => {

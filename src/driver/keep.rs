@@ -6,10 +6,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::DriverConfig;
 use super::client::Client;
 use super::keep_state::{Doing, KeepStatus, Side, State, Wanted};
 use super::retry::{Backoff, chance};
+use super::{DriverConfig, LONGEST_TIMEOUT};
 use crate::engine::{DatabaseSyncEngine, Watcher};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{Control, Operation};
@@ -62,10 +62,21 @@ struct Shared {
 impl KeepInSync {
     /// Starts to keep `engine`, whose replica must be open, in sync. `config.timeout` has to be longer than the long poll
     /// of the replica; the deadline is for one operation.
-    pub fn start(engine: &DatabaseSyncEngine, config: &DriverConfig, options: KeepOptions) -> Result<Self> {
+    pub fn start(
+        engine: &DatabaseSyncEngine,
+        config: &DriverConfig,
+        mut options: KeepOptions,
+    ) -> Result<Self> {
         engine.status()?;
         // Its mistakes are reported here, not later.
         Client::new(config)?;
+        for time in [
+            &mut options.debounce,
+            &mut options.interval,
+            &mut options.longest_pause,
+        ] {
+            *time = (*time).min(LONGEST_TIMEOUT);
+        }
         let shared = Arc::new(Shared {
             engine: engine.clone(),
             config: config.clone(),
@@ -293,7 +304,7 @@ impl Shared {
                         .backoff
                         .pause(state.side(side).failures + 1, retry_after, chance()),
                 };
-                state.failed(side, e, now + pause);
+                state.failed(side, e, now + pause.min(LONGEST_TIMEOUT));
             }
         }
         drop(state);

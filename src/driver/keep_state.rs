@@ -156,13 +156,14 @@ impl State {
         }
     }
 
-    /// Begins a step; true if it is in a hurry.
+    /// Begins a step; true if it must not wait for news.
     pub fn begin(&mut self, side: Side) -> bool {
         let side = self.side_mut(side);
         side.busy = true;
         side.begun += 1;
         (side.due, side.held_until) = (None, None);
-        std::mem::take(&mut side.hurry)
+        // After a failure, a quick answer tells that all is well again.
+        std::mem::take(&mut side.hurry) || side.failures > 0
     }
 
     /// True if the side became due again after its step had begun.

@@ -17,6 +17,8 @@ pub use keep_state::{KeepState, KeepStatus};
 
 /// Longest silence of the remote, unless configured.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// As good as for ever; more than the clocks of all systems can add.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often a request is sent, unless configured.
 const DEFAULT_ATTEMPTS: u32 = 3;
 /// The first pause between two attempts is at most this long, unless configured.

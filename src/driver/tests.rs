@@ -107,6 +107,24 @@ fn a_request_arrives_whole_and_the_answer_comes_back() {
 }
 
 #[test]
+fn a_body_without_end_is_not_read_to_its_end() {
+    for (status, refused) in [("200 OK", true), ("500 No", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let mut socket = listener.accept().unwrap().0;
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
+            socket.write_all(head.as_bytes()).unwrap();
+            // Ends when the driver hangs up.
+            while socket.write_all(&[b'x'; 64 << 10]).is_ok() {}
+        });
+        let result = run_one(post(&url), &once());
+        assert_eq!(result.is_err(), refused, "{result:?}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
 fn an_empty_post_says_so() {
     let (url, server) = serve(vec![
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",

@@ -5,15 +5,15 @@
 //! downloaded file, so that no other file is ever taken for it. A crash anywhere leads to the same download again
 //! or to a replica that is complete.
 
-use super::image::{self, ImageWriter};
+use super::image::{self, Image};
 use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
 use super::remote::Shared;
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, FileKind, ReplicaState};
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
 use crate::io::SyncEngineIo;
-use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
-use crate::protocol::{selector, url};
+use crate::protocol::pull::PullEvent;
+use crate::protocol::url;
 
 const PAGE_SIZE: u64 = 4096;
 
@@ -100,6 +100,7 @@ impl Task {
         metadata.set_revision(&state.revision);
         crate::io::files::remove_leftovers(self.files.info.as_ref());
         crate::io::files::remove_leftovers(&self.files.changes);
+        crate::io::files::remove_leftovers(&self.files.download);
         if let Ok(guard) = self.lock.acquire() {
             // After a crash in a checkpoint, the log must be looked at before it grows. Not with `state`: another
             // process may have pulled since it was read.
@@ -127,23 +128,38 @@ impl Task {
         if mark.pages > 0 {
             crate::io::files::rename_durably(&self.files.changes, self.path())?;
         }
-        self.initialize(&metadata, mark.pages)?;
+        self.initialize_download(&metadata, mark)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
     }
 
     /// The metadata announce a download and there is a database without local tables: is it that download?
     fn finish_bootstrap(&self, mut metadata: DatabaseMetadata) -> Result<DatabaseMetadata> {
-        let expected = metadata.bootstrap();
-        if expected.is_none() || expected != Some(image::checksum(self.path())?) {
+        let found = image::checksum(self.path())?;
+        if metadata.bootstrap() != Some(found) {
             return Err(Error::identity(format!(
                 "{} is not the replica that {} describes; restore the replica's file, or move both away to start again",
                 self.opts.path, self.files.info
             )));
         }
-        self.initialize(&metadata, expected.map_or(0, |mark| mark.pages))?;
+        self.initialize_download(&metadata, found)?;
         metadata.set_bootstrap(None);
         Ok(metadata)
+    }
+
+    /// Makes what was downloaded a replica. If that is impossible because of what the remote has sent, and the file is
+    /// still nothing but that, it goes: the next attempt downloads again.
+    fn initialize_download(&self, metadata: &DatabaseMetadata, mark: BootstrapMark) -> Result<()> {
+        // The download has ended, perhaps with the death of who came here first.
+        image::remove_notes(&self.files.download)?;
+        let Err(e) = self.initialize(metadata, mark.pages) else {
+            return Ok(());
+        };
+        let at_fault = matches!(e.code, Code::Corrupt | Code::NotADb | Code::Error);
+        if at_fault && mark.pages > 0 && image::checksum(self.path())? == mark {
+            remove_if_there(self.path())?;
+        }
+        Err(e.context("bootstrap: the remote's database cannot be used"))
     }
 
     /// Makes the fresh base (or nothing) a replica.
@@ -188,46 +204,39 @@ impl Task {
         Ok(())
     }
 
-    /// Downloads the whole remote into `<db>-changes`, as a database image; the revision and what the image is.
+    /// Downloads the whole remote into `<db>-changes`, as a database image; the revision and what the image is. Goes on
+    /// where an earlier download was interrupted.
     async fn download(&self) -> Result<(String, BootstrapMark)> {
-        let image = Shared::new(ImageWriter::create(&self.files.changes)?);
-        let chunk = (self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE)) as u32;
-        let mut header: Option<PullHeader> = None;
-        let mut next_page = 0u32;
-        loop {
-            let request = PullUpdatesRequest {
-                server_revision: header
-                    .as_ref()
-                    .map(|h| h.server_revision.clone())
-                    .unwrap_or_default(),
-                server_pages_selector: match chunk {
-                    0 => Vec::new(),
-                    _ => selector::encode_range(next_page..next_page.saturating_add(chunk))?,
-                },
-                ..Default::default()
-            };
+        let remote = match &self.opts.remote_url {
+            Some(url) => Some(url::normalize(url)?),
+            None => None,
+        };
+        let notes = &self.files.download;
+        let image = Shared::new(Image::resume(&self.files.changes, notes, remote.as_deref())?);
+        let chunk = u32::try_from(self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
+        while let Some(request) = image.with(|image| image.next_request(chunk))? {
             let sink = image.clone();
             let answer = self
-                .fetch_pages("bootstrap", &request, move |page_no, data| {
-                    sink.with(|image| image.page(page_no, data))
+                .fetch_pages("bootstrap", &request, move |event| {
+                    sink.with(|image| match event {
+                        PullEvent::Header(header) => image.header(&header),
+                        PullEvent::Page { page_no, data } => image.page(page_no, data),
+                    })
                 })
-                .await?;
-            if let Some(first) = &header
-                && (first.server_revision != answer.server_revision || first.db_size != answer.db_size)
-            {
-                return Err(
-                    Error::protocol("the remote changed the revision in the middle of a download").retry(),
-                );
-            }
-            let pages = u32::try_from(answer.db_size)
-                .map_err(|_| Error::protocol("the remote database is too large"))?;
-            header = Some(answer);
-            next_page = next_page.saturating_add(chunk);
-            if chunk == 0 || next_page >= pages {
-                let revision = header.map(|h| h.server_revision).unwrap_or_default();
-                return Ok((revision, image.take()?.finish(pages)?));
+                .await;
+            match answer {
+                Ok(_) => image.with(|image| image.answered(&request))?,
+                Err(e) if e.http_status == Some(409) && image.with(Image::revision_is_gone)? => {}
+                Err(_) if image.with(|image| Ok(image.begins_anew()))? => {}
+                Err(e) => {
+                    if e.category == Category::Protocol && !e.retryable {
+                        image.with(Image::distrust)?;
+                    }
+                    return Err(e);
+                }
             }
         }
+        image.take()?.finish()
     }
 }
 

@@ -118,6 +118,7 @@ struct Files {
     main: PathBuf,
     info: String,
     changes: PathBuf,
+    download: PathBuf,
 }
 
 impl Files {
@@ -142,6 +143,7 @@ impl DatabaseSyncEngine {
         let files = Files {
             info: format!("{}-info", opts.path),
             changes: PathBuf::from(format!("{}-changes", opts.path)),
+            download: PathBuf::from(format!("{}-download", opts.path)),
             main,
         };
         let inner = Inner {
@@ -274,6 +276,12 @@ impl DatabaseSyncEngine {
         self.inner.watchers().push(Arc::downgrade(watcher));
     }
 
+    /// URL of the remote: the configured one, or the one that was saved; `None` if only the host knows it. Without a trailing
+    /// slash, as `http` or `https`.
+    pub fn remote_url(&self) -> Result<Option<String>> {
+        self.inner.remote_url()
+    }
+
     /// What a user wants to know: is everything uploaded, is anything in conflict, when was the last sync. Reads the local
     /// database; also possible while an operation runs.
     pub fn status(&self) -> Result<ReplicaStatus> {
@@ -343,6 +351,17 @@ impl Inner {
             watchers.iter().filter_map(Weak::upgrade).collect()
         };
         living.iter().for_each(|watcher| watcher());
+    }
+
+    fn remote_url(&self) -> Result<Option<String>> {
+        let saved = self
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.saved_url().map(str::to_owned));
+        match self.opts.remote_url.as_deref().or(saved.as_deref()) {
+            Some(url) => Ok(Some(crate::protocol::url::normalize(url)?)),
+            None => Ok(None),
+        }
     }
 
     fn path(&self) -> &Path {

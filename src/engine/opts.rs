@@ -3,6 +3,9 @@
 use crate::error::{Error, Result};
 use crate::replay::ConflictPolicy;
 
+/// Longest client name and remote URL, in bytes: they are stored in the metadata.
+const MAX_STORED_TEXT: usize = 8 << 10;
+
 /// Configuration of a replica; fixed when the engine is made.
 #[derive(Clone, Default)]
 pub struct DatabaseSyncEngineOpts {
@@ -76,6 +79,12 @@ impl DatabaseSyncEngineOpts {
             return Err(Error::misuse(
                 "the client name is empty; give the name of your program",
             ));
+        }
+        let url = self.remote_url.as_deref().unwrap_or_default();
+        if self.client_name.len().max(url.len()) > MAX_STORED_TEXT {
+            return Err(Error::misuse(format!(
+                "the client name or the remote URL is longer than {MAX_STORED_TEXT} bytes"
+            )));
         }
         if self.partial_prefix_bytes > 0 || self.partial_query.is_some() {
             return Err(Error::misuse(

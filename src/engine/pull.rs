@@ -9,7 +9,7 @@ use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
-use crate::protocol::pull::{PullHeader, PullUpdatesRequest};
+use crate::protocol::pull::{PullEvent, PullHeader, PullUpdatesRequest};
 use crate::replay::Plan;
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
@@ -98,8 +98,9 @@ impl Task {
         let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
         let sink = writer.clone();
         let header = self
-            .fetch_pages("pull", &request, move |page_no, data| {
-                sink.with(|writer| writer.page(page_no, data))
+            .fetch_pages("pull", &request, move |event| match event {
+                PullEvent::Header(_) => Ok(()),
+                PullEvent::Page { page_no, data } => sink.with(|writer| writer.page(page_no, data)),
             })
             .await?;
         let pages =
@@ -211,7 +212,7 @@ impl Task {
 /// largest id that this file has given out. Refuses a remote or a file that cannot be the one it should be.
 pub(super) fn check_watermark(before: Option<(i64, i64)>, now: Option<(i64, i64)>, last: i64) -> Result<i64> {
     let (pull_gen, acknowledged) = now.unwrap_or((0, 0));
-    if pull_gen != 0 || acknowledged > last {
+    if pull_gen != 0 || acknowledged > last || acknowledged < 0 {
         return Err(Error::identity(format!(
             "the remote has acknowledged change {acknowledged} (generation {pull_gen}) of this replica, which has made \
              only {last}: this file is a copy or an old backup of the replica; use the original, or create a new one"
@@ -237,6 +238,7 @@ mod tests {
         for (before, now) in [
             (None, Some((1, 2))),
             (None, Some((0, 6))),
+            (None, Some((0, -1))),
             (Some((0, 3)), None),
             (Some((0, 3)), Some((0, 2))),
         ] {

@@ -12,14 +12,14 @@ use std::collections::HashSet;
 
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
-use super::remote::{PIPELINE_PATH, check_status};
+use super::remote::{PIPELINE_PATH, Shared, check_status};
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
-use crate::io::Stage;
+use crate::io::{BodySink, Stage};
 use crate::pages::BaseHealth;
-use crate::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse, StmtError};
+use crate::protocol::pipeline::{BatchBuilder, BatchResult, StmtError};
 use crate::record::Value;
 use crate::replay::{
     ConflictOperation, Failure, Purpose, PushGenerator, ReplayStatement, Transactions, conflicts,
@@ -30,6 +30,9 @@ use crate::replay::{
 const DEFAULT_OPERATIONS: u64 = 2000;
 /// Bytes of a request after which a new one starts.
 const REQUEST_BYTES: usize = 4 << 20;
+/// Longest answer, in bytes, and what each step adds to it: results without rows take some two hundred.
+const MAX_ANSWER: usize = 64 << 10;
+const MAX_ANSWER_PER_STEP: usize = 1 << 10;
 /// How often a push that finds the remote changed under it pulls and tries again.
 const MAX_REBASES: u32 = 5;
 
@@ -62,6 +65,7 @@ struct Batch {
     steps: usize,
     /// Step number of the first of `statements`; the watermark step follows the last.
     first: usize,
+    /// Without their arguments.
     statements: Vec<ReplayStatement>,
     last_change_id: i64,
     /// Captured changes that it carries.
@@ -162,13 +166,13 @@ impl Task {
             reader.overwriting = conflicts::overwriting(&conn)?;
             let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
             drop(conn);
-            let Some(batch) = batch else { break };
+            let Some(mut batch) = batch else { break };
             self.control.check()?;
             if batch.last_change_id > sent {
                 state::note_sent(self.path(), state, batch.last_change_id, BUSY_TIMEOUT)?;
                 sent = batch.last_change_id;
             }
-            let result = self.send(&batch.body, batch.steps).await?;
+            let result = self.send(std::mem::take(&mut batch.body), batch.steps).await?;
             let verdict = batch.check(&result)?;
             if !matches!(verdict, Verdict::Committed) {
                 let not_done = match verdict {
@@ -250,7 +254,7 @@ impl Task {
         let fence_id = fence_id(&state.client_id);
         batch.query(&sql, &[text(&state.client_id), text(&fence_id)])?;
         let (body, steps) = batch.finish();
-        let result = self.send(&body, steps).await?;
+        let result = self.send(body, steps).await?;
         let rows = match (result.first_error(), result.result(0)) {
             (Some((_, e)), _) if e.message.contains("no such table") => &[],
             (Some((_, e)), _) => {
@@ -292,7 +296,7 @@ impl Task {
 
     /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
     async fn raise_fence(&self, (body, steps): (Vec<u8>, usize)) -> Result<bool> {
-        let result = self.send(&body, steps).await?;
+        let result = self.send(body, steps).await?;
         match result.first_error() {
             None => Ok(true),
             Some((GUARD_STEP, _)) => Ok(false),
@@ -334,11 +338,26 @@ impl Task {
         Ok(generator.failure(entry, statement, refused))
     }
 
-    async fn send(&self, body: &[u8], steps: usize) -> Result<BatchResult> {
-        let http = self.request(PIPELINE_PATH, "application/json", body.to_vec())?;
-        let response = self.exchange("push", http, None).await?;
+    async fn send(&self, body: Vec<u8>, steps: usize) -> Result<BatchResult> {
+        let http = self.request(PIPELINE_PATH, "application/json", body)?;
+        let limit = MAX_ANSWER + steps.saturating_mul(MAX_ANSWER_PER_STEP);
+        let answer = Shared::new(Vec::new());
+        let (feed, control) = (answer.clone(), self.control.clone());
+        let sink: BodySink = Box::new(move |bytes| {
+            control.received(bytes.len());
+            feed.with(|answer| match answer.len() + bytes.len() > limit {
+                true => Err(Error::protocol(format!(
+                    "the answer to {steps} statements is longer than {limit} bytes"
+                ))),
+                false => {
+                    answer.extend_from_slice(bytes);
+                    Ok(())
+                }
+            })
+        });
+        let response = self.exchange("push", http, Some(sink)).await?;
         check_status("push", &response)?;
-        PipelineResponse::parse(&response.body)?.into_batch(steps)
+        BatchResult::parse(&answer.take()?, steps).map_err(|e| e.context("push"))
     }
 }
 
@@ -373,22 +392,27 @@ impl BatchReader {
         let mut changes = 0;
         let mut batch_header = header;
         while let Some(txn) = log.next_transaction()? {
-            self.position = txn.last().map_or(self.position, |last| last.change_id);
+            self.position = txn.last_change_id();
             if self.position <= self.acknowledged {
-                txn.iter().try_for_each(|entry| self.generator.skip(entry))?;
+                for entry in txn.entries() {
+                    let entry = entry?;
+                    self.generator.skip(&entry)?;
+                }
                 continue;
             }
-            let overwrite = txn
-                .first()
-                .is_some_and(|first| self.overwriting.contains(&first.txn_id));
-            for statement in self.generator.transaction(&txn, overwrite)? {
-                builder
-                    .step(&statement.sql, &statement.args)
-                    .map_err(|e| statement.failed(e))?;
-                statements.push(statement);
-            }
+            let overwrite = self.overwriting.contains(&txn.txn_id());
+            changes += self
+                .generator
+                .each_statement(&txn, overwrite, &mut |mut statement| {
+                    builder
+                        .step(&statement.sql, &statement.args)
+                        .map_err(|e| statement.failed(e))?;
+                    // They are in the request now, and need not be in memory twice.
+                    statement.args = Vec::new();
+                    statements.push(statement);
+                    Ok(())
+                })?;
             last_change_id = self.position;
-            changes += txn.len() as u64;
             if statements.len() as u64 >= self.operations || builder.body_len() >= REQUEST_BYTES {
                 batch_header = self.header;
                 break;

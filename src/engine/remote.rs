@@ -20,16 +20,8 @@ impl Task {
         if let Some(key) = &self.opts.remote_encryption_key {
             headers.push(("x-turso-encryption-key".to_owned(), key.clone()));
         }
-        let saved = self
-            .metadata()
-            .as_ref()
-            .and_then(|m| m.saved_url().map(str::to_owned));
-        let url = match self.opts.remote_url.as_deref().or(saved.as_deref()) {
-            Some(url) => Some(crate::protocol::url::normalize(url)?),
-            None => None,
-        };
         Ok(HttpRequest {
-            url,
+            url: self.remote_url()?,
             method: "POST",
             path: path.to_owned(),
             headers,
@@ -52,13 +44,13 @@ impl Task {
         Ok(response)
     }
 
-    /// Sends a pull request and feeds each page of the answer to `on_page` as it arrives, in the host's thread.
+    /// Sends a pull request and feeds header and pages of the answer to `on_event` as it arrives, in the host's thread.
     /// Returns the answer's header once the answer is complete. `what` names the request in errors.
     pub(super) async fn fetch_pages(
         &self,
         what: &str,
         request: &PullUpdatesRequest,
-        mut on_page: impl FnMut(u32, &[u8; 4096]) -> Result<()> + Send + 'static,
+        mut on_event: impl FnMut(PullEvent<'_>) -> Result<()> + Send + 'static,
     ) -> Result<PullHeader> {
         let decoder = Shared::new((PullDecoder::new(), None));
         let (feed, control) = (decoder.clone(), self.control.clone());
@@ -70,12 +62,12 @@ impl Task {
                     PullEvent::Header(h) => {
                         control.enter(Stage::Downloading);
                         control.expect_pages(h.page_count.unwrap_or(0));
-                        *header = Some(h);
-                        Ok(())
+                        *header = Some(h.clone());
+                        on_event(PullEvent::Header(h))
                     }
                     PullEvent::Page { page_no, data } => {
                         control.page_done();
-                        on_page(page_no, data)
+                        on_event(PullEvent::Page { page_no, data })
                     }
                 })
             })

@@ -1,10 +1,11 @@
 //! File requests performed as they must be; used by the built-in driver and by hosts that ask for it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::io::queue::MAX_WHOLE_ANSWER;
 use crate::io::{IoItem, SyncEngineIoRequest};
 
 /// Performs a file request to its end: done, or poisoned and reported. HTTP requests are MISUSE and left alone.
@@ -18,18 +19,31 @@ pub fn perform(item: &IoItem) -> Result<()> {
     };
     match &result {
         Ok(()) => item.done(),
-        Err(e) => item.poison(&e.message),
+        Err(e) => item.fail(e.clone()),
     }
     result
 }
 
-/// The whole file; a missing file is empty.
+/// The whole file; a missing file is empty. One longer than [`MAX_WHOLE_ANSWER`] is damaged.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    match fs::read(path) {
+    let read = File::open(path).and_then(|file| {
+        let mut content = Vec::new();
+        file.take(MAX_WHOLE_ANSWER as u64 + 1).read_to_end(&mut content)?;
+        Ok(content)
+    });
+    match read {
+        Ok(content) if content.len() > MAX_WHOLE_ANSWER => Err(too_long(path)),
         Ok(content) => Ok(content),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(Error::io(format_args!("read {}", path.display()), &e)),
     }
+}
+
+fn too_long(path: &Path) -> Error {
+    Error::corrupt(format!(
+        "{} is longer than {MAX_WHOLE_ANSWER} bytes",
+        path.display()
+    ))
 }
 
 /// Replaces the file so that a crash or power loss at any moment leaves the old or the new content, and that the new

@@ -13,5 +13,6 @@ mod queue;
 pub use control::{Control, Driven, Progress, Stage};
 pub use operation::{Operation, OperationStatus};
 pub use queue::{
-    BodySink, HttpRequest, IoItem, Pending, Response, SyncEngineIo, SyncEngineIoQueue, SyncEngineIoRequest,
+    BodySink, HttpRequest, IoItem, MAX_WHOLE_ANSWER, Pending, Response, SyncEngineIo, SyncEngineIoQueue,
+    SyncEngineIoRequest,
 };

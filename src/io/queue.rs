@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use super::control::Control;
 use crate::error::{Category, Code, Error, Result};
 
-/// Longest body kept in memory for a request without a [`BodySink`], in bytes.
-const MAX_BUFFERED_BODY: usize = 256 << 20;
+/// Longest answer that is kept whole, in bytes: a file, or the body of a request without a [`BodySink`].
+pub const MAX_WHOLE_ANSWER: usize = 1 << 20;
 /// Longest part of an error answer's body that is kept for the message, in bytes.
 const MAX_ERROR_BODY: usize = 4 << 10;
 
@@ -133,11 +133,6 @@ impl IoItem {
         }
     }
 
-    /// False once nobody waits for the answer any more: the operation was cancelled, or the answer is wrong already.
-    pub fn is_wanted(&self) -> bool {
-        self.completion.lock().outcome.is_none()
-    }
-
     /// Feeds one piece of the answer; the bytes are consumed before this returns.
     pub fn push_buffer(&self, bytes: &[u8]) {
         let is_http = matches!(self.request, SyncEngineIoRequest::Http(_));
@@ -160,10 +155,14 @@ impl IoItem {
                     .response
                     .body
                     .extend_from_slice(&bytes[..bytes.len().min(room)]);
+                if bytes.len() > room {
+                    // The rest of an explanation explains nothing, and may have no end.
+                    state.outcome = Some(Ok(()));
+                }
                 Ok(())
             }
-            (None, false) if state.response.body.len() + bytes.len() > MAX_BUFFERED_BODY => Err(
-                Error::protocol(format!("answer is longer than {MAX_BUFFERED_BODY} bytes")),
+            (None, false) if state.response.body.len() + bytes.len() > MAX_WHOLE_ANSWER => Err(
+                Error::protocol(format!("answer is longer than {MAX_WHOLE_ANSWER} bytes")),
             ),
             (None, false) => {
                 state.response.body.extend_from_slice(bytes);
@@ -174,6 +173,12 @@ impl IoItem {
             state.outcome = Some(Err(e));
             state.sink = None;
         }
+    }
+
+    /// False once nobody needs the rest of the answer: it was refused, or the operation is gone. A host that reads a
+    /// body should look, because a body may have no end.
+    pub fn is_wanted(&self) -> bool {
+        self.completion.lock().outcome.is_none()
     }
 
     /// Fails the request with the host's explanation; the operation ends with a retryable network error.

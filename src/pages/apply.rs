@@ -192,7 +192,7 @@ impl Image {
         let base = &self.overlay.base;
         let mut pages = base.snapshot.log()?.pages;
         pages.extend(changes.page_numbers());
-        pages.extend(self.overlay.written_pages());
+        self.overlay.add_written_pages(&mut pages);
         pages.extend(base.revert.iter().flat_map(Revert::page_numbers));
         pages.extend(self.current_pages.min(changes.db_pages()).saturating_add(1)..=self.pages);
         pages.remove_range(self.pages.saturating_add(1)..=u32::MAX);
@@ -259,10 +259,9 @@ fn inject(writer: &Connection, image: &Image, changes: &Changes) -> Result<u64> 
 /// Appends to the revert file what will be the base under `epoch` and is not what the main file holds.
 fn save_base(revert: &mut Revert, snapshot: &Snapshot, changes: &Changes, epoch: i64) -> Result<()> {
     let halfway = changes.len() / 2;
-    let mut pulled: Vec<u32> = changes.page_numbers().filter(|p| *p != LOCK_PAGE).collect();
-    pulled.sort_unstable();
+    let pulled = changes.page_numbers().filter(|p| *p != LOCK_PAGE);
     let (mut page, mut raw) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
-    for (at, page_no) in pulled.into_iter().enumerate() {
+    for (at, page_no) in pulled.enumerate() {
         if at == halfway {
             fault::point("apply:mid-save")?;
         }

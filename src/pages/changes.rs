@@ -3,40 +3,31 @@
 //! The file is nothing but page images in the order of their arrival; which page is where is only kept in memory,
 //! because a download that was not applied by the process that made it is worth nothing.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::pages::page_map::PageMap;
+use crate::pages::spool::temporary_file;
 use crate::pages::{LOCK_PAGE, PAGE_SIZE, Page, header};
 
-/// Writes a download piece by piece. Memory: eight bytes and a little per page.
+/// Writes a download piece by piece. Memory: a few bytes per page.
 pub struct ChangesWriter {
     file: BufWriter<File>,
-    slots: HashMap<u32, u32>,
+    slots: PageMap,
 }
 
 impl ChangesWriter {
     /// Starts a download into a file of its own beside `path`. It is unlinked at once: the download belongs to whoever
     /// has it open, and goes with its owner.
     pub fn create(path: &Path) -> Result<Self> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
-        let path = Path::new(&name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path);
-        let file = file.map_err(|e| Error::io(format_args!("create {}", path.display()), &e))?;
-        std::fs::remove_file(path).map_err(|e| Error::io(format_args!("unlink {}", path.display()), &e))?;
+        let file = temporary_file(path)?;
         Ok(ChangesWriter {
             file: BufWriter::with_capacity(64 * PAGE_SIZE, file),
-            slots: HashMap::new(),
+            slots: PageMap::default(),
         })
     }
 
@@ -45,13 +36,9 @@ impl ChangesWriter {
         if page_no == 0 {
             return Err(Error::protocol("the remote sent page number 0"));
         }
-        let slot = self.slots.len() as u32;
-        match self.slots.entry(page_no) {
-            Entry::Occupied(_) => {
-                return Err(Error::protocol(format!("the remote sent page {page_no} twice")));
-            }
-            Entry::Vacant(vacant) => vacant.insert(slot),
-        };
+        if self.slots.insert(page_no, self.slots.len() as u64)?.is_some() {
+            return Err(Error::protocol(format!("the remote sent page {page_no} twice")));
+        }
         self.file
             .write_all(data)
             .map_err(|e| Error::io("write downloaded pages", &e))
@@ -60,7 +47,7 @@ impl ChangesWriter {
     /// Ends the download of a database of `db_pages` pages and makes it durable. A page behind the end of the
     /// database is a protocol error.
     pub fn finish(self, db_pages: u32) -> Result<Changes> {
-        if let Some(page_no) = self.slots.keys().find(|p| **p > db_pages) {
+        if let Some(page_no) = self.slots.pages().find(|p| *p > db_pages) {
             return Err(Error::protocol(format!(
                 "the remote sent page {page_no} of a database of {db_pages} pages"
             )));
@@ -85,7 +72,7 @@ pub struct Changes(Arc<Inner>);
 
 struct Inner {
     file: File,
-    slots: HashMap<u32, u32>,
+    slots: PageMap,
     db_pages: u32,
 }
 
@@ -102,25 +89,25 @@ impl Changes {
 
     /// True if no page was downloaded.
     pub fn is_empty(&self) -> bool {
-        self.0.slots.is_empty()
+        self.len() == 0
     }
 
     /// True if page `page_no` was downloaded.
     pub fn contains(&self, page_no: u32) -> bool {
-        self.0.slots.contains_key(&page_no)
+        self.0.slots.get(page_no).is_some()
     }
 
-    /// The downloaded page numbers, in no order.
+    /// The downloaded page numbers, in ascending order.
     pub fn page_numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.slots.keys().copied()
+        self.0.slots.pages()
     }
 
     /// Reads page `page_no`; false (and `page` untouched) if it was not downloaded.
     pub fn read(&self, page_no: u32, page: &mut Page) -> Result<bool> {
-        let Some(slot) = self.0.slots.get(&page_no) else {
+        let Some(slot) = self.0.slots.get(page_no) else {
             return Ok(false);
         };
-        let offset = u64::from(*slot) * PAGE_SIZE as u64;
+        let offset = slot * PAGE_SIZE as u64;
         self.0
             .file
             .read_exact_at(page, offset)
@@ -153,6 +140,6 @@ impl Changes {
                 _ => Ok(()),
             };
         }
-        header::check(&first, self.db_pages())
+        header::check_first_page(&first, Some(self.db_pages()))
     }
 }

@@ -137,8 +137,7 @@ fn compact(
         return Ok((revert, 0));
     }
     let mut compacted = Revert::create(path, slot.sequence)?;
-    let mut pages: Vec<u32> = revert.page_numbers().filter(|p| *p <= state.base_pages).collect();
-    pages.sort_unstable();
+    let pages = revert.page_numbers().filter(|p| *p <= state.base_pages);
     let (mut page, mut raw) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
     for page_no in pages {
         revert.read(page_no, &mut page)?;

@@ -24,8 +24,8 @@ fn set_field(page: &mut Page, at: usize, value: u32) {
     page[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Checks page 1 as a remote sent it.
-pub(super) fn check(page: &Page, db_pages: u32) -> Result<()> {
+/// Checks page 1 as a remote sent it, against the size of the database if that is known already.
+pub fn check_first_page(page: &Page, db_pages: Option<u32>) -> Result<()> {
     if !page.starts_with(MAGIC) {
         return Err(Error::protocol(
             "page 1 of the remote is not the header of a SQLite database",
@@ -47,12 +47,12 @@ pub(super) fn check(page: &Page, db_pages: u32) -> Result<()> {
     // A writer older than SQLite 3.7 leaves a size that does not count.
     let trusted = field(page, CHANGE_COUNTER_AT) == field(page, VERSION_VALID_FOR_AT);
     let recorded = field(page, DB_PAGES_AT);
-    if trusted && recorded != 0 && recorded != db_pages {
-        return Err(Error::protocol(format!(
+    match db_pages {
+        Some(db_pages) if trusted && recorded != 0 && recorded != db_pages => Err(Error::protocol(format!(
             "page 1 of the remote says {recorded} pages, its answer says {db_pages}"
-        )));
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Sets both version bytes.

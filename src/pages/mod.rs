@@ -18,7 +18,9 @@ pub mod fault;
 mod header;
 mod main_file;
 mod overlay;
+mod page_map;
 mod revert;
+mod spool;
 mod vfs;
 mod wal;
 
@@ -35,6 +37,7 @@ use crate::error::{Error, Result};
 pub use apply::{ApplyContext, ApplyReport};
 pub use changes::{Changes, ChangesWriter};
 pub use checkpoint::CheckpointReport;
+pub use header::check_first_page;
 use main_file::{Snapshot, Stamp};
 use overlay::{BaseView, Overlay};
 use revert::{Opened, Revert, Slot};
@@ -49,8 +52,8 @@ pub type Page = [u8; PAGE_SIZE];
 /// The page that SQLite never uses, because its locks are on these bytes.
 const LOCK_PAGE: u32 = 0x4000_0000 / PAGE_SIZE as u32 + 1;
 
-/// Pages that a scratch connection may write before they go to a temporary file (16 MiB).
-const OVERLAY_MEMORY_PAGES: usize = 4096;
+/// Pages that a scratch connection may write before they go to a temporary file (4 MiB).
+const OVERLAY_MEMORY_PAGES: usize = 1024;
 
 /// What the main database says about its base; the engine reads it from `turso_sync_local`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

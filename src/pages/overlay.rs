@@ -1,17 +1,19 @@
 //! What the scratch connection sees and changes: base, downloaded pages over it, its own writes over both.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use roaring::RoaringBitmap;
 
 use crate::error::{Error, Result};
 use crate::pages::changes::Changes;
 use crate::pages::main_file::Snapshot;
+use crate::pages::page_map::PageMap;
 use crate::pages::revert::Revert;
+use crate::pages::spool::temporary_file;
 use crate::pages::{LOCK_PAGE, PAGE_SIZE, Page};
 
 /// The base of a replica, readable while `snapshot` lives.
@@ -70,8 +72,10 @@ impl Overlay {
         let written = Written {
             memory_pages,
             beside: main.to_owned(),
-            places: HashMap::new(),
+            slots: PageMap::default(),
+            memory: Vec::new(),
             spill: None,
+            used: 0,
         };
         let top = RefCell::new(Top {
             pages,
@@ -91,9 +95,14 @@ impl Overlay {
         self.top.borrow().pages
     }
 
-    /// The pages that were written, in no order.
-    pub fn written_pages(&self) -> Vec<u32> {
-        self.top.borrow().written.places.keys().copied().collect()
+    /// Adds the pages that were written to `pages`.
+    pub fn add_written_pages(&self, pages: &mut RoaringBitmap) {
+        pages.extend(self.top.borrow().written.slots.pages());
+    }
+
+    /// Where temporary files go.
+    pub fn beside(&self) -> PathBuf {
+        self.top.borrow().written.beside.clone()
     }
 
     /// Reads page `page_no`; pages that nobody ever wrote are zero.
@@ -124,7 +133,7 @@ impl Overlay {
         let mut top = self.top.borrow_mut();
         top.pages = pages;
         top.below = top.below.min(pages);
-        top.written.places.retain(|page_no, _| *page_no <= pages);
+        top.written.slots.truncate(pages);
     }
 
     /// Keeps `error` for whoever asked SQLite to do something.
@@ -138,86 +147,60 @@ impl Overlay {
     }
 }
 
-/// The written pages.
+/// The written pages. Memory: `memory_pages` of them, and a few bytes for each of the others.
 struct Written {
     memory_pages: usize,
     beside: PathBuf,
-    places: HashMap<u32, Place>,
-    spill: Option<Spill>,
-}
-
-enum Place {
-    Memory(Box<Page>),
-    /// Slot in the spill file.
-    Spilled(u64),
-}
-
-struct Spill {
-    file: File,
-    slots: u64,
+    /// The first `memory_pages` slots are in memory, the rest in `spill`.
+    slots: PageMap,
+    memory: Vec<Box<Page>>,
+    spill: Option<File>,
+    used: u64,
 }
 
 impl Written {
     fn read(&self, page_no: u32, page: &mut Page) -> Result<bool> {
-        match (self.places.get(&page_no), &self.spill) {
-            (None, _) => return Ok(false),
-            (Some(Place::Memory(written)), _) => page.copy_from_slice(&written[..]),
-            (Some(Place::Spilled(slot)), Some(spill)) => spill
-                .file
-                .read_exact_at(page, slot * PAGE_SIZE as u64)
+        let Some(slot) = self.slots.get(page_no) else {
+            return Ok(false);
+        };
+        match (self.memory.get(slot as usize), &self.spill) {
+            (Some(written), _) => page.copy_from_slice(&written[..]),
+            (None, Some(spill)) => spill
+                .read_exact_at(page, self.offset(slot))
                 .map_err(|e| Error::io("read the overlay's temporary file", &e))?,
-            (Some(Place::Spilled(_)), None) => return Err(Error::internal("the overlay lost its file")),
+            (None, None) => return Err(Error::internal("the overlay lost its file")),
         }
         Ok(true)
     }
 
     fn write(&mut self, page_no: u32, page: &Page) -> Result<()> {
-        let in_memory = self.places.len() < self.memory_pages;
-        let slot = match self.places.get_mut(&page_no) {
-            Some(Place::Memory(written)) => {
-                written.copy_from_slice(page);
-                return Ok(());
+        let known = self.slots.get(page_no);
+        let slot = known.unwrap_or(self.used);
+        if let Some(written) = self.memory.get_mut(slot as usize) {
+            written.copy_from_slice(page);
+        } else if slot < self.memory_pages as u64 {
+            self.memory.push(Box::new(*page));
+        } else {
+            if self.spill.is_none() {
+                self.spill = Some(temporary_file(&self.beside)?);
             }
-            Some(Place::Spilled(slot)) => Some(*slot),
-            None if in_memory => {
-                self.places.insert(page_no, Place::Memory(Box::new(*page)));
-                return Ok(());
-            }
-            None => None,
-        };
-        let spill = match &mut self.spill {
-            Some(spill) => spill,
-            none => none.insert(Spill {
-                file: temporary_file(&self.beside)?,
-                slots: 0,
-            }),
-        };
-        let slot = slot.unwrap_or(spill.slots);
-        spill
-            .file
-            .write_all_at(page, slot * PAGE_SIZE as u64)
-            .map_err(|e| Error::io("write the overlay's temporary file", &e))?;
-        spill.slots = spill.slots.max(slot + 1);
-        self.places.insert(page_no, Place::Spilled(slot));
+            let offset = self.offset(slot);
+            let spill = self
+                .spill
+                .as_ref()
+                .ok_or_else(|| Error::internal("the overlay lost its file"))?;
+            spill
+                .write_all_at(page, offset)
+                .map_err(|e| Error::io("write the overlay's temporary file", &e))?;
+        }
+        if known.is_none() {
+            self.slots.insert(page_no, slot)?;
+            self.used += 1;
+        }
         Ok(())
     }
-}
 
-/// Creates a file in the folder of `beside` that has no name and goes away with its descriptor.
-fn temporary_file(beside: &Path) -> Result<File> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let mut name = beside.as_os_str().to_owned();
-    name.push(format!("-overlay-{}-{number}", std::process::id()));
-    let path = PathBuf::from(name);
-    let describe = |e| Error::io(format_args!("create {}", path.display()), &e);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path);
-    let file = file.map_err(describe)?;
-    std::fs::remove_file(&path).map_err(describe)?;
-    Ok(file)
+    fn offset(&self, slot: u64) -> u64 {
+        slot.saturating_sub(self.memory_pages as u64) * PAGE_SIZE as u64
+    }
 }

@@ -10,7 +10,6 @@
 //! records: an apply writes its entries and a slot that names both counts, the one with them and the one without,
 //! before it commits its epoch in the main database.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -18,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::pages::main_file::Stamp;
+use crate::pages::page_map::PageMap;
 use crate::pages::wal::WalMark;
 use crate::pages::{PAGE_SIZE, Page, fault};
 
@@ -83,8 +83,10 @@ impl Slot {
             .chunks_exact(8)
             .map(|w| w.try_into().map_or(0, u64::from_le_bytes));
         let mut next = || words.next().unwrap_or(0);
+        // Nobody has counted that far; there must be a next one.
+        let sequence = Some(next()).filter(|sequence| *sequence < u64::MAX / 2)?;
         Some(Slot {
-            sequence: next(),
+            sequence,
             epoch: next() as i64,
             count: next(),
             previous_count: next(),
@@ -120,7 +122,7 @@ impl Slot {
     }
 }
 
-/// An open revert file with its index. Memory: some sixteen bytes per entry.
+/// An open revert file with its index. Memory: a few bytes per page.
 pub(super) struct Revert {
     file: File,
     path: PathBuf,
@@ -130,7 +132,7 @@ pub(super) struct Revert {
     /// Number of entries in the file, with those that the slot does not know yet.
     len: u64,
     /// The newest valid entry of each page.
-    index: HashMap<u32, u64>,
+    index: PageMap,
 }
 
 /// An opened revert file, or why it cannot be used.
@@ -161,7 +163,7 @@ impl Revert {
                 ..Slot::default()
             },
             len: 0,
-            index: HashMap::new(),
+            index: PageMap::default(),
         })
     }
 
@@ -190,7 +192,7 @@ impl Revert {
             unpublished: None,
             slot,
             len,
-            index: HashMap::new(),
+            index: PageMap::default(),
         };
         if let Some(reason) = revert.load()? {
             return Ok(Err(reason));
@@ -232,7 +234,7 @@ impl Revert {
         for number in 0..self.len {
             reader.read_exact(&mut entry).map_err(read_error)?;
             match entry_page_no(&entry) {
-                Some(page_no) => self.index.insert(page_no, number),
+                Some(page_no) => self.index.insert(page_no, number)?,
                 None => return Ok(Some(format!("entry {number} of the revert file is damaged"))),
             };
         }
@@ -260,17 +262,17 @@ impl Revert {
 
     /// True if a base image of page `page_no` is saved.
     pub fn contains(&self, page_no: u32) -> bool {
-        self.index.contains_key(&page_no)
+        self.index.get(page_no).is_some()
     }
 
-    /// The saved pages, in no order.
+    /// The saved pages, in ascending order.
     pub fn page_numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        self.index.keys().copied()
+        self.index.pages()
     }
 
     /// Reads the saved image of page `page_no`; false if there is none.
     pub fn read(&self, page_no: u32, page: &mut Page) -> Result<bool> {
-        let Some(number) = self.index.get(&page_no) else {
+        let Some(number) = self.index.get(page_no) else {
             return Ok(false);
         };
         let mut entry = [0u8; ENTRY];
@@ -297,7 +299,7 @@ impl Revert {
         self.file
             .write_all_at(&entry, ENTRIES_AT + self.len * ENTRY as u64)
             .map_err(write_error)?;
-        self.index.insert(page_no, self.len);
+        self.index.insert(page_no, self.len)?;
         self.len += 1;
         Ok(())
     }
@@ -359,7 +361,7 @@ fn entry_crc(entry: &[u8]) -> u32 {
 /// The page of an entry, `None` if the entry is damaged.
 fn entry_page_no(entry: &[u8]) -> Option<u32> {
     let number = |at: usize| u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
-    (entry_crc(entry) == number(12)).then(|| number(0))
+    (entry_crc(entry) == number(12) && number(0) != 0).then(|| number(0))
 }
 
 fn sync_folder_of(path: &Path) -> Result<()> {

@@ -12,36 +12,55 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::error::{Error, Result};
 use crate::pages::overlay::Overlay;
+use crate::pages::spool::Spool;
 use crate::pages::{PAGE_SIZE, Page, header};
 
 const NAME: &CStr = c"turso-overlay";
-/// Page cache of a scratch connection in KiB; what does not fit is written to the overlay.
-const CACHE_KIB: u32 = 16 << 10;
+/// Page cache of a scratch connection in KiB; what does not fit is written to the overlay. A sorter takes as much.
+const CACHE_KIB: u32 = 8 << 10;
 
 thread_local! {
-    /// The overlay that the next open in this thread gets.
-    static NEXT: RefCell<Option<Rc<Overlay>>> = const { RefCell::new(None) };
+    /// The overlay of the scratch connection that lives in this thread.
+    static CURRENT: RefCell<Option<Rc<Overlay>>> = const { RefCell::new(None) };
 }
 
 /// A connection on an overlay. It shares nothing with connections to the main file.
 pub(super) struct Scratch {
     conn: Connection,
     overlay: Rc<Overlay>,
+    _current: Current,
+}
+
+/// Lets the files that SQLite opens in this thread belong to an overlay; when dropped, to the one before.
+struct Current(Option<Rc<Overlay>>);
+
+impl Current {
+    fn set(overlay: &Rc<Overlay>) -> Self {
+        Current(CURRENT.replace(Some(Rc::clone(overlay))))
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
 }
 
 impl Scratch {
-    /// Opens a connection on `overlay`.
+    /// Opens a connection on `overlay`. Memory: what SQLite caches; its journal and temporary tables go to files.
     pub fn open(overlay: Rc<Overlay>) -> Result<Self> {
         register()?;
-        NEXT.set(Some(Rc::clone(&overlay)));
+        let current = Current::set(&overlay);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags_and_vfs("scratch", flags, NAME);
-        NEXT.set(None);
-        let scratch = Scratch { conn: conn?, overlay };
+        let scratch = Scratch {
+            conn: Connection::open_with_flags_and_vfs("scratch", flags, NAME)?,
+            overlay,
+            _current: current,
+        };
         // The journal is needed although nothing here must survive: statements that fail are rolled back with it.
         let setup = format!(
-            "PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=MEMORY; PRAGMA locking_mode=EXCLUSIVE;
-             PRAGMA temp_store=MEMORY; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF;
+            "PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=TRUNCATE; PRAGMA locking_mode=EXCLUSIVE;
+             PRAGMA temp_store=FILE; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF;
              PRAGMA cache_size=-{CACHE_KIB}"
         );
         let done = scratch.conn.execute_batch(&setup);
@@ -94,8 +113,14 @@ fn register() -> Result<()> {
 #[repr(C)]
 struct OverlayFile {
     base: ffi::sqlite3_file,
-    /// A counted reference, given back in `close`.
-    overlay: *const Overlay,
+    /// Owned, given back in `close`.
+    opened: *mut Opened,
+}
+
+/// What an open file is: the database itself, or a temporary file.
+struct Opened {
+    overlay: Rc<Overlay>,
+    temporary: Option<RefCell<Spool>>,
 }
 
 static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
@@ -120,19 +145,19 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     xUnfetch: None,
 };
 
-/// Runs `work` on the overlay of `file`; an error is kept and becomes `code`.
+/// Runs `work` on `file`; an error is kept and becomes `code`.
 ///
 /// # Safety
 /// `file` must have been opened by [`open`] and not been closed.
 unsafe fn with(
     file: *mut ffi::sqlite3_file,
     code: c_int,
-    work: impl FnOnce(&Overlay) -> Result<c_int>,
+    work: impl FnOnce(&Opened) -> Result<c_int>,
 ) -> c_int {
-    // SAFETY: per contract `file` is an OverlayFile whose reference is counted until `close`.
-    let overlay = unsafe { &*(*file.cast::<OverlayFile>()).overlay };
-    work(overlay).unwrap_or_else(|e| {
-        overlay.set_error(e);
+    // SAFETY: per contract `file` is an OverlayFile that owns what it points to until `close`.
+    let opened = unsafe { &*(*file.cast::<OverlayFile>()).opened };
+    work(opened).unwrap_or_else(|e| {
+        opened.overlay.set_error(e);
         code
     })
 }
@@ -146,15 +171,15 @@ unsafe extern "C" fn open(
 ) -> c_int {
     // SAFETY: SQLite passes szOsFile writable bytes; null methods say that there is nothing to close.
     unsafe { (*file).pMethods = std::ptr::null() };
-    if flags & ffi::SQLITE_OPEN_MAIN_DB == 0 {
-        return ffi::SQLITE_CANTOPEN;
-    }
-    let Some(overlay) = NEXT.take() else {
+    let Some(overlay) = CURRENT.with_borrow(Clone::clone) else {
         return ffi::SQLITE_CANTOPEN;
     };
+    let is_database = flags & ffi::SQLITE_OPEN_MAIN_DB != 0;
+    let temporary = (!is_database).then(|| RefCell::new(Spool::new(&overlay.beside())));
+    let opened = Box::new(Opened { overlay, temporary });
     // SAFETY: as above; `out_flags` may be null.
     unsafe {
-        (*file.cast::<OverlayFile>()).overlay = Rc::into_raw(overlay);
+        (*file.cast::<OverlayFile>()).opened = Box::into_raw(opened);
         (*file).pMethods = &raw const METHODS;
         if !out_flags.is_null() {
             *out_flags = flags;
@@ -164,18 +189,14 @@ unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
-    // SAFETY: the pointer came from Rc::into_raw in `open`, and SQLite closes a file once.
-    drop(unsafe { Rc::from_raw((*file.cast::<OverlayFile>()).overlay) });
+    // SAFETY: the pointer came from Box::into_raw in `open`, and SQLite closes a file once.
+    drop(unsafe { Box::from_raw((*file.cast::<OverlayFile>()).opened) });
     ffi::SQLITE_OK
 }
 
-/// Splits a byte range into page number and range in that page; SQLite never asks across a page.
-fn locate(offset: i64, len: c_int) -> Result<(u32, std::ops::Range<usize>)> {
+/// Splits a byte range of the database into page number and range in that page; SQLite never asks across a page.
+fn locate(offset: u64, len: usize) -> Result<(u32, std::ops::Range<usize>)> {
     let outside = || Error::internal(format!("an overlay access of {len} bytes at {offset}"));
-    let (offset, len) = (u64::try_from(offset), usize::try_from(len));
-    let (Ok(offset), Ok(len)) = (offset, len) else {
-        return Err(outside());
-    };
     let page_no = u32::try_from(offset / PAGE_SIZE as u64 + 1).map_err(|_| outside())?;
     let start = (offset % PAGE_SIZE as u64) as usize;
     if start + len > PAGE_SIZE {
@@ -184,26 +205,72 @@ fn locate(offset: i64, len: c_int) -> Result<(u32, std::ops::Range<usize>)> {
     Ok((page_no, start..start + len))
 }
 
-unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, len: c_int, offset: i64) -> c_int {
-    let work = |overlay: &Overlay| {
-        let (page_no, range) = locate(offset, len)?;
+impl Opened {
+    /// Fills `to` from `offset`; false if the file ends before.
+    fn read(&self, to: &mut [u8], offset: u64) -> Result<bool> {
+        if let Some(spool) = &self.temporary {
+            return spool.borrow().read(to, offset);
+        }
+        let (page_no, range) = locate(offset, to.len())?;
         let mut page: Page = [0; PAGE_SIZE];
-        let inside = page_no <= overlay.pages();
+        let inside = page_no <= self.overlay.pages();
         if inside {
-            overlay.read(page_no, &mut page)?;
+            self.overlay.read(page_no, &mut page)?;
         }
         if page_no == 1 && inside {
             // With the version of WAL mode SQLite would want a log and shared memory from this VFS.
             header::set_version(&mut page, header::ROLLBACK);
         }
-        let bytes = &page[range];
-        // SAFETY: SQLite passes a buffer of `len` bytes, and `bytes` is as long.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.cast::<u8>(), bytes.len()) };
-        Ok(if inside {
-            ffi::SQLITE_OK
-        } else {
-            ffi::SQLITE_IOERR_SHORT_READ
-        })
+        to.copy_from_slice(&page[range]);
+        Ok(inside)
+    }
+
+    fn write(&self, from: &[u8], offset: u64) -> Result<()> {
+        if let Some(spool) = &self.temporary {
+            return spool.borrow_mut().write(from, offset);
+        }
+        let (page_no, range) = locate(offset, from.len())?;
+        let mut page: Page = [0; PAGE_SIZE];
+        if range.len() < PAGE_SIZE && page_no <= self.overlay.pages() {
+            self.overlay.read(page_no, &mut page)?;
+        }
+        page[range].copy_from_slice(from);
+        self.overlay.write(page_no, &page)
+    }
+
+    fn truncate(&self, size: u64) -> Result<()> {
+        match &self.temporary {
+            Some(spool) => spool.borrow_mut().truncate(size)?,
+            None => self.overlay.truncate(unsigned(size / PAGE_SIZE as u64)?),
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        match &self.temporary {
+            Some(spool) => spool.borrow().len(),
+            None => u64::from(self.overlay.pages()) * PAGE_SIZE as u64,
+        }
+    }
+}
+
+/// A number that SQLite gives us, which is never negative or too large.
+fn unsigned<T, N: TryFrom<T>>(number: T) -> Result<N> {
+    N::try_from(number).map_err(|_| Error::internal("SQLite named an impossible size or offset"))
+}
+
+unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, len: c_int, offset: i64) -> c_int {
+    let work = |opened: &Opened| {
+        let len = unsigned(len)?;
+        // SAFETY: SQLite passes a buffer of `len` bytes, which are initialized here.
+        let to = unsafe {
+            std::ptr::write_bytes(to.cast::<u8>(), 0, len);
+            std::slice::from_raw_parts_mut(to.cast::<u8>(), len)
+        };
+        match opened.read(to, unsigned(offset)?)? {
+            true => Ok(ffi::SQLITE_OK),
+            false => Ok(ffi::SQLITE_IOERR_SHORT_READ),
+        }
     };
     // SAFETY: SQLite calls file methods on open files only.
     unsafe { with(file, ffi::SQLITE_IOERR_READ, work) }
@@ -215,16 +282,10 @@ unsafe extern "C" fn write(
     len: c_int,
     offset: i64,
 ) -> c_int {
-    let work = |overlay: &Overlay| {
-        let (page_no, range) = locate(offset, len)?;
-        // SAFETY: SQLite passes `len` readable bytes, and the range is as long.
-        let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), range.len()) };
-        let mut page: Page = [0; PAGE_SIZE];
-        if range.len() < PAGE_SIZE && page_no <= overlay.pages() {
-            overlay.read(page_no, &mut page)?;
-        }
-        page[range].copy_from_slice(bytes);
-        overlay.write(page_no, &page)?;
+    let work = |opened: &Opened| {
+        // SAFETY: SQLite passes `len` readable bytes.
+        let from = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), unsigned(len)?) };
+        opened.write(from, unsigned(offset)?)?;
         Ok(ffi::SQLITE_OK)
     };
     // SAFETY: SQLite calls file methods on open files only.
@@ -232,9 +293,8 @@ unsafe extern "C" fn write(
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
-    let work = |overlay: &Overlay| {
-        let pages = u32::try_from(size / PAGE_SIZE as i64);
-        overlay.truncate(pages.map_err(|_| Error::internal("an overlay truncation out of range"))?);
+    let work = |opened: &Opened| {
+        opened.truncate(unsigned(size)?)?;
         Ok(ffi::SQLITE_OK)
     };
     // SAFETY: SQLite calls file methods on open files only.
@@ -242,9 +302,9 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int 
 }
 
 unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> c_int {
-    let work = |overlay: &Overlay| {
+    let work = |opened: &Opened| {
         // SAFETY: SQLite passes a valid pointer.
-        unsafe { *size = i64::from(overlay.pages()) * PAGE_SIZE as i64 };
+        unsafe { *size = unsigned(opened.size())? };
         Ok(ffi::SQLITE_OK)
     };
     // SAFETY: SQLite calls file methods on open files only.

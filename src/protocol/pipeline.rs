@@ -4,11 +4,19 @@
 //! require. Requests are written by [`BatchBuilder`] straight into the body, because a push can be tens of
 //! megabytes; the types here are what a server reads and answers, and what a client reads of the answer.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::error::{Category, Code, Error, Result};
 use crate::protocol::sqlite_code;
 use crate::record::Value;
+
+/// Longest part of a remote's error message that is kept, in bytes.
+const MAX_ERROR_MESSAGE: usize = 4 << 10;
 
 /// Code of an error in one step of a batch.
 pub const BATCH_STEP_ERROR: &str = "BATCH_STEP_ERROR";
@@ -176,28 +184,6 @@ impl PipelineResponse {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|e| Error::internal(format!("pipeline answer: {e}")))
     }
-
-    /// The result of a pipeline of exactly one batch of `steps` steps.
-    pub fn into_batch(self, steps: usize) -> Result<BatchResult> {
-        let [result] = <[StreamResult; 1]>::try_from(self.results)
-            .map_err(|all| Error::protocol(format!("{} results for one request", all.len())))?;
-        match result {
-            StreamResult::Ok {
-                response: StreamResponse::Batch { result },
-            } => {
-                if result.step_results.len() != steps || result.step_errors.len() != steps {
-                    return Err(Error::protocol(format!(
-                        "{} results and {} errors for a batch of {steps} steps",
-                        result.step_results.len(),
-                        result.step_errors.len()
-                    )));
-                }
-                Ok(result)
-            }
-            StreamResult::Ok { .. } => Err(Error::protocol("the answer to a batch is not a batch")),
-            StreamResult::Error { error } => Err(error.into()),
-        }
-    }
 }
 
 /// Result of one request.
@@ -246,7 +232,55 @@ pub struct BatchResult {
     pub replication_index: Option<u64>,
 }
 
+/// An answer as far as it must be read to find the steps of its only batch.
+#[derive(Deserialize)]
+struct RawAnswer<'a> {
+    #[serde(borrow)]
+    results: [RawResult<'a>; 1],
+}
+
+#[derive(Deserialize)]
+struct RawResult<'a> {
+    #[serde(borrow)]
+    response: Option<RawResponse<'a>>,
+    error: Option<StmtError>,
+}
+
+#[derive(Deserialize)]
+struct RawResponse<'a> {
+    #[serde(borrow)]
+    result: Option<RawSteps<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawSteps<'a> {
+    #[serde(borrow)]
+    step_results: Option<&'a RawValue>,
+    #[serde(borrow)]
+    step_errors: Option<&'a RawValue>,
+}
+
 impl BatchResult {
+    /// Reads the answer to a pipeline of exactly one batch of `steps` steps. Memory: that of as many results, however
+    /// many elements the answer has.
+    pub fn parse(body: &[u8], steps: usize) -> Result<Self> {
+        let malformed = |e| Error::protocol(format!("malformed answer to a batch of {steps} steps: {e}"));
+        let answer: RawAnswer<'_> = serde_json::from_slice(body).map_err(malformed)?;
+        let [RawResult { response, error }] = answer.results;
+        if let Some(error) = error {
+            return Err(error.into());
+        }
+        let batch = response.and_then(|response| response.result);
+        let parts = batch.and_then(|batch| Some((batch.step_results?, batch.step_errors?)));
+        let (results, errors) =
+            parts.ok_or_else(|| Error::protocol("the answer to a batch is not a batch"))?;
+        Ok(BatchResult {
+            step_results: elements(results, steps).map_err(malformed)?,
+            step_errors: elements(errors, steps).map_err(malformed)?,
+            replication_index: None,
+        })
+    }
+
     /// The first step that failed.
     pub fn first_error(&self) -> Option<(usize, &StmtError)> {
         self.step_errors
@@ -259,6 +293,32 @@ impl BatchResult {
     pub fn result(&self, i: usize) -> Option<&StmtResult> {
         self.step_results.get(i)?.as_ref()
     }
+}
+
+/// The elements of a JSON array that has `count` of them; gives up at the first one that is too many.
+fn elements<'de, T: Deserialize<'de>>(json: &'de RawValue, count: usize) -> serde_json::Result<Vec<T>> {
+    struct Elements<T>(usize, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} elements", self.0)
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> std::result::Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(element) = array.next_element()? {
+                all.push(element);
+                if all.len() > self.0 {
+                    break;
+                }
+            }
+            match all.len() == self.0 {
+                true => Ok(all),
+                false => Err(A::Error::invalid_length(all.len(), &self)),
+            }
+        }
+    }
+    serde_json::Deserializer::from_str(json.get()).deserialize_seq(Elements(count, PhantomData))
 }
 
 /// What a statement gave.
@@ -306,7 +366,8 @@ pub struct StmtError {
 
 impl From<StmtError> for Error {
     fn from(e: StmtError) -> Self {
-        let message = format!("the remote refused a statement: {}", e.message);
+        let end = e.message.floor_char_boundary(MAX_ERROR_MESSAGE);
+        let message = format!("the remote refused a statement: {}", &e.message[..end]);
         let error = match e.code.as_deref().and_then(sqlite_code::code_of) {
             Some(code) => Error::sqlite(code, message),
             // The reference server has only words.

@@ -26,7 +26,7 @@ fn reads_recorded_answers() {
     let body = br#"{"baton":null,"base_url":null,"results":[{"type":"ok","response":{"type":"batch","result":
         {"step_results":[null],"step_errors":[{"message":"Parse error: no such table: t","code":"BATCH_STEP_ERROR"}],
         "replication_index":null}}}]}"#;
-    let result = PipelineResponse::parse(body).unwrap().into_batch(1).unwrap();
+    let result = BatchResult::parse(body, 1).unwrap();
     let (step, error) = result.first_error().unwrap();
     assert_eq!(step, 0);
     assert!(error.message.contains("no such table"));
@@ -34,16 +34,16 @@ fn reads_recorded_answers() {
         br#"{"results":[{"type":"ok","later":1,"response":{"type":"batch","result":{"step_results":[{"cols":
         [{"name":"g","decltype":"INTEGER"}],"rows":[[{"type":"integer","value":"28"}]],"affected_row_count":0,
         "last_insert_rowid":null,"new_key":{}}],"step_errors":[null]}}}]}"#;
-    let result = PipelineResponse::parse(body).unwrap().into_batch(1).unwrap();
+    let result = BatchResult::parse(body, 1).unwrap();
     assert_eq!(result.result(0).unwrap().rows, [[Value::Integer(28)]]);
-    assert!(PipelineResponse::parse(body).unwrap().into_batch(2).is_err());
+    assert!(BatchResult::parse(body, 2).is_err());
 }
 
 #[test]
 fn an_error_of_the_whole_request_is_typed() {
     let body =
         br#"{"results":[{"type":"error","error":{"message":"UNIQUE constraint failed: t.a","code":"X"}}]}"#;
-    let error = PipelineResponse::parse(body).unwrap().into_batch(1).unwrap_err();
+    let error = BatchResult::parse(body, 1).unwrap_err();
     assert_eq!((error.category, error.code), (Category::Remote, Code::Constraint));
 }
 
@@ -73,7 +73,7 @@ fn every_recorded_exchange_parses() {
             answer,
             "{name}: written differently"
         );
-        let result = response.into_batch(steps).unwrap();
+        let result = BatchResult::parse(&answer, steps).unwrap();
         assert_eq!(
             result.first_error().map(|(i, _)| i),
             match name {

@@ -346,10 +346,10 @@ impl PullDecoder {
             )));
         }
         let page_no = u32::try_from(id + 1).map_err(|_| Error::protocol("page id out of range"))?;
-        if !self.seen.insert(page_no) {
+        if self.seen.contains(page_no) {
             return Err(Error::protocol(format!("page id {id} was sent twice")));
         }
-        if header.page_count.is_some_and(|count| self.seen.len() > count) {
+        if header.page_count.is_some_and(|count| self.seen.len() >= count) {
             return Err(Error::protocol("more pages than the header announced"));
         }
         match (&header.raw_encoding, &mut self.zstd) {
@@ -369,6 +369,7 @@ impl PullDecoder {
                 Error::protocol(format!("page id {id} was damaged on its way: wrong checksum")).retry(),
             );
         }
+        self.seen.insert(page_no);
         on(PullEvent::Page {
             page_no,
             data: &self.page,

@@ -5,6 +5,8 @@
 //! what it does follows from the foreign key; a change that looks like that is taken for one. A trigger that does
 //! the same by itself is thereby done twice, which makes no difference: actions delete or set absolute values.
 
+use std::rc::Rc;
+
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -19,30 +21,30 @@ const DEPTH_MAX: usize = 100_000;
 
 /// Goes through the entries of one transaction.
 #[derive(Default)]
-pub(super) struct Cascades<'a> {
+pub(super) struct Cascades {
     /// The latest entry per depth, down to the depth of the last entry.
-    path: Vec<Option<&'a LogEntry>>,
+    path: Vec<Option<Rc<LogEntry>>>,
 }
 
-impl<'a> Cascades<'a> {
+impl Cascades {
     /// True if `entry` must be replayed: it was made by a statement itself, or by a foreign-key action. To be asked
     /// for every entry in order, while `conn` has the schema as of the entry.
     pub(super) fn replays(
         &mut self,
         generator: &mut Generator,
         conn: &Connection,
-        entry: &'a LogEntry,
+        entry: &Rc<LogEntry>,
     ) -> Result<bool> {
         let depth = usize::try_from(entry.depth)
             .ok()
             .filter(|depth| *depth <= DEPTH_MAX);
         let depth = depth.ok_or_else(|| Error::corrupt("impossible trigger depth in the change log"))?;
         self.path.resize(depth, None);
-        let parent = self.path.last().copied().flatten();
-        self.path.push(Some(entry));
+        let parent = self.path.last().cloned().flatten();
+        self.path.push(Some(entry.clone()));
         match parent {
             _ if depth == 0 => Ok(true),
-            Some(parent) => is_action(generator, conn, parent, entry),
+            Some(parent) => is_action(generator, conn, &parent, entry),
             None => Ok(false),
         }
     }

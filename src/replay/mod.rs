@@ -75,7 +75,7 @@ pub use local::LocalTables;
 pub use push::PushGenerator;
 pub use rebase::{RebaseReport, rebase, rebase_net};
 pub use resolve::{Plan, Removal, Restoring, rebase_resolving};
-pub use transactions::Transactions;
+pub use transactions::{Transaction, Transactions};
 
 use crate::capture::log::{LOCAL_TABLES, LogEntry, WATERMARK_TABLE};
 use crate::error::{Category, Code, Error};

@@ -9,7 +9,7 @@ use crate::replay::conflict::Failure;
 use crate::replay::conflicts::key_json;
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE, mirror};
 use crate::replay::generator::{Generator, RowChange};
-use crate::replay::{Purpose, ReplayStatement, is_internal};
+use crate::replay::{Purpose, ReplayStatement, Transaction, is_internal};
 
 /// Makes the statements of a push.
 ///
@@ -37,23 +37,47 @@ impl PushGenerator {
         Ok(())
     }
 
-    /// The statements that carry one whole local transaction, in order. May be empty. With `overwrite` they remove
-    /// what is in their way.
-    pub fn transaction(&mut self, entries: &[LogEntry], overwrite: bool) -> Result<Vec<ReplayStatement>> {
-        let mut statements = Vec::with_capacity(entries.len());
+    /// All statements of a transaction at once; see [`Self::each_statement`].
+    pub fn transaction(
+        &mut self,
+        transaction: &Transaction<'_>,
+        overwrite: bool,
+    ) -> Result<Vec<ReplayStatement>> {
+        let mut statements = Vec::new();
+        self.each_statement(transaction, overwrite, &mut |statement| {
+            statements.push(statement);
+            Ok(())
+        })?;
+        Ok(statements)
+    }
+
+    /// Gives `on` the statements that carry one whole local transaction, in order. There may be none. With `overwrite`
+    /// they remove what is in their way. Returns the number of the transaction's entries.
+    pub fn each_statement(
+        &mut self,
+        transaction: &Transaction<'_>,
+        overwrite: bool,
+        on: &mut dyn FnMut(ReplayStatement) -> Result<()>,
+    ) -> Result<u64> {
+        let mut entries = 0;
         let mut cascades = Cascades::default();
         self.generator.set_overwrite(overwrite);
-        for entry in entries {
-            if entry.table == SCHEMA_TABLE {
-                statements.extend(self.ddl(entry, overwrite)?);
+        for entry in transaction.entries() {
+            let entry = entry?;
+            entries += 1;
+            let statements = if entry.table == SCHEMA_TABLE {
+                self.ddl(&entry, overwrite)?
             } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.generator, &self.mirror, entry)?
+                && cascades.replays(&mut self.generator, &self.mirror, &entry)?
             {
-                statements.extend(self.generator.change(&self.mirror, entry)?);
-            }
+                self.generator.change(&self.mirror, &entry)?
+            } else {
+                continue;
+            };
+            statements.into_iter().try_for_each(&mut *on)?;
         }
-        statements.extend(self.generator.finish()?);
-        Ok(statements)
+        self.generator.finish()?.into_iter().try_for_each(on)?;
+        Ok(entries)
     }
 
     /// What a refused statement was about. `entry` is its change.

@@ -1,6 +1,7 @@
 //! Pull: carries the pending changes over to a new base.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
@@ -18,7 +19,9 @@ use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::touched::Touched;
 use crate::replay::values::{Bound, from_column};
-use crate::replay::{Progress, Purpose, ReplayStatement, Transactions, conflict, is_internal, virtual_table};
+use crate::replay::{
+    Progress, Purpose, ReplayStatement, Transaction, Transactions, conflict, is_internal, virtual_table,
+};
 
 /// What a rebase did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +43,10 @@ impl RebaseReport {
         }
     }
 
-    pub(super) fn add(&mut self, entries: &[LogEntry], replayed: u64) {
+    pub(super) fn add(&mut self, transaction: &Transaction<'_>, replayed: u64) {
         self.replayed_changes += replayed;
         self.replayed_transactions += u64::from(replayed > 0);
-        self.last_change_id = entries.last().map_or(self.last_change_id, |e| e.change_id);
+        self.last_change_id = transaction.last_change_id();
     }
 }
 
@@ -63,19 +66,16 @@ pub fn rebase(current: &Connection, scratch: &Connection, progress: Progress) ->
     let overwriting = conflicts::overwriting(current)?;
     let mut report = RebaseReport::new(progress.acknowledged);
     let mut transactions = Transactions::new(current, progress.acknowledged);
-    while let Some(entries) = transactions.next_transaction()? {
-        let overwrite = entries
-            .first()
-            .is_some_and(|first| overwriting.contains(&first.txn_id));
-        let replayed = rebase.transaction(&entries, overwrite).map_err(|f| f.error)?;
-        report.add(&entries, replayed);
+    while let Some(transaction) = transactions.next_transaction()? {
+        let overwrite = overwriting.contains(&transaction.txn_id());
+        let replayed = rebase.transaction(&transaction, overwrite).map_err(|f| f.error)?;
+        report.add(&transaction, replayed);
     }
     Ok(report)
 }
 
 /// Like [`rebase`], with the net effect of the pending changes, which become one transaction. Where one change after
-/// the other is in conflict this may succeed, because what the user has repaired since is gone. Holds all pending
-/// changes in memory.
+/// the other is in conflict this may succeed, because what the user has repaired since is gone.
 pub fn rebase_net(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
     if !conflicts::overwriting(current)?.is_empty() {
         let text = "pending transactions that overwrite have no net effect";
@@ -83,11 +83,11 @@ pub fn rebase_net(current: &Connection, scratch: &Connection, progress: Progress
     }
     let mut rebase = Rebase::new(current, scratch, progress.acknowledged)?;
     let local = local_schema(current, progress.acknowledged)?;
-    let entries = net_effect(current, scratch, local, progress)?;
+    let mut transactions = net_effect(current, scratch, local, progress)?;
     let mut report = RebaseReport::new(progress.acknowledged);
-    for entries in entries.chunk_by(|a, b| a.txn_id == b.txn_id) {
-        let replayed = rebase.transaction(entries, false).map_err(|f| f.error)?;
-        report.add(entries, replayed);
+    while let Some(transaction) = transactions.next_transaction()? {
+        let replayed = rebase.transaction(&transaction, false).map_err(|f| f.error)?;
+        report.add(&transaction, replayed);
     }
     Ok(report)
 }
@@ -240,31 +240,34 @@ impl<'a> Rebase<'a> {
     /// Replays a transaction; returns the number of entries written.
     pub(super) fn transaction(
         &mut self,
-        entries: &[LogEntry],
+        transaction: &Transaction<'_>,
         overwrite: bool,
     ) -> std::result::Result<u64, Box<Failure>> {
         let mut written = 0;
         let mut cascades = Cascades::default();
         self.generator.set_overwrite(overwrite);
-        for entry in entries {
-            let replayed = self.entry(entry, &mut cascades, overwrite);
-            let replayed = replayed.map_err(|e| Box::new(self.failure(entry, e)))?;
+        let mut last = transaction.first().clone();
+        for entry in transaction.entries() {
+            let entry = entry.map_err(|e| Box::new(self.failure(&last, e)))?;
+            let replayed = self.entry(&entry, &mut cascades, overwrite);
+            let replayed = replayed.map_err(|e| Box::new(self.failure(&entry, e)))?;
             if let Some(entry) = replayed {
                 write_entry(self.scratch, &entry).map_err(|e| Box::new(self.failure(&entry, e)))?;
                 written += 1;
             }
+            last = entry;
         }
         let left = self.generator.finish();
-        if let (Err(e), Some(last)) = (left.and_then(|left| self.run(&left)), entries.last()) {
-            return Err(Box::new(self.failure(last, e)));
+        if let Err(e) = left.and_then(|left| self.run(&left)) {
+            return Err(Box::new(self.failure(&last, e)));
         }
         Ok(written)
     }
 
-    fn entry<'b>(
+    fn entry(
         &mut self,
-        entry: &'b LogEntry,
-        cascades: &mut Cascades<'b>,
+        entry: &Rc<LogEntry>,
+        cascades: &mut Cascades,
         overwrite: bool,
     ) -> Result<Option<LogEntry>> {
         if entry.table == SCHEMA_TABLE {
@@ -293,23 +296,28 @@ impl<'a> Rebase<'a> {
 
     /// Follows the schema through a transaction that is not replayed. Returns the changes that would have been, and
     /// notes what they touch.
-    pub(super) fn pass_over(&mut self, entries: &[LogEntry], touched: &mut Touched) -> Result<Vec<Kept>> {
+    pub(super) fn pass_over(
+        &mut self,
+        transaction: &Transaction<'_>,
+        touched: &mut Touched,
+    ) -> Result<Vec<Kept>> {
         let mut kept = Vec::new();
         let mut cascades = Cascades::default();
-        for entry in entries {
+        for entry in transaction.entries() {
+            let entry = entry?;
             if entry.table == SCHEMA_TABLE {
-                kept.extend(self.pass_over_ddl(entry, touched)?);
+                kept.extend(self.pass_over_ddl(&entry, touched)?);
             } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.local_tables, &self.local, entry)?
+                && cascades.replays(&mut self.local_tables, &self.local, &entry)?
             {
                 let table = self.local_tables.find_table(&self.local, &entry.table)?;
                 let table = table.ok_or_else(|| no_such_table(&entry.table))?;
-                let change = RowChange::decode(&table, entry)?;
+                let change = RowChange::decode(&table, &entry)?;
                 touched.add_row(&table, &change);
                 kept.push(Kept {
                     entry: LogEntry {
                         depth: 0,
-                        ..entry.clone()
+                        ..LogEntry::clone(&entry)
                     },
                     table_sql: SchemaRow::find(&self.local, &entry.table)?.map(|row| row.sql),
                     old: row_json(&table, &change.before),
@@ -349,10 +357,14 @@ impl<'a> Rebase<'a> {
         }))
     }
 
-    /// Why `entries` build on what was taken out, if they do.
-    pub(super) fn dependency(&mut self, entries: &[LogEntry], touched: &Touched) -> Result<Option<Failure>> {
+    /// Why `transaction` builds on what was taken out, if it does.
+    pub(super) fn dependency(
+        &mut self,
+        transaction: &Transaction<'_>,
+        touched: &Touched,
+    ) -> Result<Option<Failure>> {
         self.begin()?;
-        let found = self.find_dependency(entries, touched);
+        let found = self.find_dependency(transaction, touched);
         self.undo()?;
         let Some(entry) = found? else { return Ok(None) };
         let text = format!(
@@ -362,30 +374,31 @@ impl<'a> Rebase<'a> {
         let error = Error::new(Category::Conflict, Code::Constraint, text);
         Ok(Some(Failure {
             kind: ConflictKind::Dependency,
-            ..self.failure(entry, error)
+            ..self.failure(&entry, error)
         }))
     }
 
-    fn find_dependency<'b>(
+    fn find_dependency(
         &mut self,
-        entries: &'b [LogEntry],
+        transaction: &Transaction<'_>,
         touched: &Touched,
-    ) -> Result<Option<&'b LogEntry>> {
+    ) -> Result<Option<Rc<LogEntry>>> {
         let mut cascades = Cascades::default();
-        for entry in entries {
+        for entry in transaction.entries() {
+            let entry = entry?;
             if entry.table == SCHEMA_TABLE {
-                let Some(ddl) = Ddl::decode(entry)? else { continue };
+                let Some(ddl) = Ddl::decode(&entry)? else { continue };
                 if touched.has_table(&ddl.row().name) || touched.has_table(&ddl.row().table) {
                     return Ok(Some(entry));
                 }
-                self.follow(entry, &ddl)?;
+                self.follow(&entry, &ddl)?;
             } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.local_tables, &self.local, entry)?
+                && cascades.replays(&mut self.local_tables, &self.local, &entry)?
             {
                 let table = self.local_tables.find_table(&self.local, &entry.table)?;
                 let table = table.ok_or_else(|| no_such_table(&entry.table))?;
                 if touched.has_table(&table.name)
-                    || touched.has_row(&table, &RowChange::decode(&table, entry)?)?
+                    || touched.has_row(&table, &RowChange::decode(&table, &entry)?)?
                 {
                     return Ok(Some(entry));
                 }

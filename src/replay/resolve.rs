@@ -10,7 +10,7 @@ use crate::replay::conflict::{ConflictKind, ConflictPolicy, ConflictState, Failu
 use crate::replay::conflicts;
 use crate::replay::rebase::{Rebase, RebaseReport};
 use crate::replay::touched::Touched;
-use crate::replay::{Progress, Transactions};
+use crate::replay::{Progress, Transaction, Transactions};
 
 /// What a rebase is to do about conflicts.
 #[derive(Debug, Clone, Default)]
@@ -63,9 +63,9 @@ pub fn rebase_resolving(
     };
     let mut report = RebaseReport::new(progress.acknowledged);
     let mut transactions = Transactions::new(current, progress.acknowledged);
-    while let Some(entries) = transactions.next_transaction()? {
-        let replayed = resolving.transaction(&entries)?;
-        report.add(&entries, replayed);
+    while let Some(transaction) = transactions.next_transaction()? {
+        let replayed = resolving.transaction(&transaction)?;
+        report.add(&transaction, replayed);
     }
     if let Some(restoring) = plan.restore {
         let replayed = resolving.restore(restoring)?;
@@ -95,11 +95,8 @@ struct Resolving<'a> {
 
 impl Resolving<'_> {
     /// Returns the number of entries written.
-    fn transaction(&mut self, entries: &[LogEntry]) -> Result<u64> {
-        let Some(first) = entries.first() else {
-            return Ok(0);
-        };
-        let txn_id = first.txn_id;
+    fn transaction(&mut self, entries: &Transaction<'_>) -> Result<u64> {
+        let txn_id = entries.txn_id();
         if let Some(removal) = self.plan.remove.as_ref().filter(|r| r.failure.txn_id == txn_id) {
             return self.take_out(entries, removal.failure.clone(), removal.keep);
         }
@@ -140,7 +137,7 @@ impl Resolving<'_> {
     /// Executes a transaction; after a conflict everything is as before.
     fn attempt(
         &mut self,
-        entries: &[LogEntry],
+        entries: &Transaction<'_>,
         overwrite: bool,
     ) -> Result<std::result::Result<u64, Failure>> {
         self.rebase.begin()?;
@@ -157,8 +154,8 @@ impl Resolving<'_> {
         }
     }
 
-    fn take_out(&mut self, entries: &[LogEntry], mut failure: Failure, keep: bool) -> Result<u64> {
-        if entries.iter().any(|entry| entry.change_id <= self.progress.sent) {
+    fn take_out(&mut self, entries: &Transaction<'_>, mut failure: Failure, keep: bool) -> Result<u64> {
+        if entries.first().change_id <= self.progress.sent {
             let hint = "; the transaction may be on its way to the remote, push first";
             failure.error.message.push_str(hint);
             return Err(failure.error.retry());
@@ -176,7 +173,7 @@ impl Resolving<'_> {
         Ok(0)
     }
 
-    fn take_out_unlisted(&mut self, entries: &[LogEntry]) -> Result<u64> {
+    fn take_out_unlisted(&mut self, entries: &Transaction<'_>) -> Result<u64> {
         self.rebase.pass_over(entries, &mut self.touched)?;
         Ok(0)
     }
@@ -195,14 +192,18 @@ impl Resolving<'_> {
             entry.change_id = id;
         }
         self.rebase.set_local_tables(&changes)?;
-        let entries: Vec<LogEntry> = changes.into_iter().map(|(entry, _)| entry).collect();
-        match self.attempt(&entries, restoring.overwrite)? {
+        let count = changes.len() as u64;
+        let entries = changes.into_iter().map(|(entry, _)| entry);
+        let Some(transaction) = Transaction::of(entries) else {
+            return Ok(0);
+        };
+        match self.attempt(&transaction, restoring.overwrite)? {
             Ok(_) => {
                 conflicts::remove(self.scratch, restoring.txn_id)?;
                 if restoring.overwrite {
-                    self.note_overwriting(&entries)?;
+                    self.note_overwriting(transaction.first())?;
                 }
-                Ok(entries.len() as u64)
+                Ok(count)
             }
             Err(failure) => {
                 self.blocked.push(Failure {
@@ -217,10 +218,7 @@ impl Resolving<'_> {
     }
 
     /// The push must overwrite, too.
-    fn note_overwriting(&self, entries: &[LogEntry]) -> Result<()> {
-        let Some(entry) = entries.first() else {
-            return Ok(());
-        };
+    fn note_overwriting(&self, entry: &LogEntry) -> Result<()> {
         let error = Error::new(
             Category::Conflict,
             crate::error::Code::Constraint,

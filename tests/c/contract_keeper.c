@@ -196,7 +196,10 @@ static void test_arguments(const char *directory) {
     /* A program of the time before the new fields. */
     config = driver_config("http://127.0.0.1:1");
     config.size = offsetof(turso_sync_driver_config_t, auth_token_callback);
-    REQUIRE(OK(turso_sync_database_keep_in_sync(db, &config, NULL, &keeper, err())));
+    config.attempts = UINT32_MAX; /* not there */
+    options.size = sizeof options;
+    options.debounce_ms = options.interval_ms = options.longest_pause_ms = UINT64_MAX;
+    REQUIRE(OK(turso_sync_database_keep_in_sync(db, &config, &options, &keeper, err())));
     REFUSES(TURSO_MISUSE, turso_sync_keeper_status(keeper, NULL));
     REFUSES(TURSO_MISUSE, turso_sync_keeper_status(keeper, &status)); /* no size */
     REFUSES(TURSO_MISUSE, turso_sync_keeper_error(keeper, &error));

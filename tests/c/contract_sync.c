@@ -1,6 +1,10 @@
 /*
  * Contract of turso_sync.h: arguments, order, results. Argument: an empty directory. No network.
  */
+#define _POSIX_C_SOURCE 200809L
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "replica.h"
 
 static void test_configuration(const char *directory) {
@@ -50,6 +54,53 @@ static void test_configuration(const char *directory) {
             turso_sync_database_deinit(db);
         }
     }
+}
+
+/* Numbers without a limit of their own: negative ones become huge on their way into a size_t. */
+static void test_extreme_numbers(const char *directory) {
+    static const size_t extremes[] = {1, 4095, SIZE_MAX / 2, SIZE_MAX - 4095, SIZE_MAX};
+    for (size_t i = 0; i < sizeof extremes / sizeof *extremes; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "extreme%lu.db", (unsigned long)i);
+        const char *path = in_directory(directory, name);
+        turso_database_config_t database = database_config(path);
+        turso_sync_database_config_t sync = sync_config(path);
+        const turso_sync_database_t *db = NULL;
+        sync.long_poll_timeout_ms = INT32_MAX;
+        sync.push_operations_threshold = extremes[i];
+        sync.pull_bytes_threshold = extremes[i];
+        REQUIRE(OK(turso_sync_database_new(&database, &sync, &db, err())));
+        const turso_sync_operation_t *op = begin(db, turso_sync_database_create);
+        DONE(drive_empty(db, op));
+        turso_sync_operation_deinit(op);
+        turso_sync_database_deinit(db);
+    }
+}
+
+/* turso_sync_database_io_perform_file: what it does, and how it fails. */
+static void test_perform_file(const char *directory) {
+    char info[4096];
+    snprintf(info, sizeof info, "%s", in_directory(directory, "files.db-info"));
+    const turso_sync_database_t *db = new_replica(in_directory(directory, "files.db"));
+
+    REQUIRE(mkdir(info, 0777) == 0); /* a folder where a file belongs */
+    const turso_sync_operation_t *op = begin(db, turso_sync_database_create);
+    REQUIRE(turso_sync_operation_resume(op, NULL) == TURSO_IO);
+    const turso_sync_io_item_t *item = take(db);
+    REQUIRE(turso_sync_database_io_request_kind(item) == TURSO_SYNC_IO_FULL_READ);
+    FAILS(TURSO_IOERR, "files.db-info", turso_sync_database_io_perform_file(item, err()));
+    OK(turso_sync_database_io_done(item)); /* late: the item is answered already */
+    turso_sync_database_io_item_deinit(item);
+    FAILS(TURSO_IOERR, "files.db-info", turso_sync_operation_resume(op, err())); /* the operation knows why */
+    turso_sync_operation_deinit(op);
+
+    REQUIRE(rmdir(info) == 0); /* the cause is gone: a missing file is an empty one, and is written then */
+    op = begin(db, turso_sync_database_create);
+    DONE(drive_empty(db, op));
+    turso_sync_operation_deinit(op);
+    struct stat written;
+    CHECK(stat(info, &written) == 0 && S_ISREG(written.st_mode) && written.st_size > 0);
+    turso_sync_database_deinit(db);
 }
 
 static void test_null_handles(void) {
@@ -387,6 +438,8 @@ int main(int argc, char **argv) {
     OK(turso_setup(&log, err()));
     REQUIRE(argc == 2);
     test_configuration(argv[1]);
+    test_extreme_numbers(argv[1]);
+    test_perform_file(argv[1]);
     test_null_handles();
     test_wrong_order(argv[1]);
     test_items(argv[1]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult, PipelineResponse};
+use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult};
 use turso_sync::protocol::pull::{PullDecoder, PullEvent, PullHeader, PullUpdatesRequest, encode_request};
 use turso_sync::record::Value;
 use turso_sync::server::{Config, Server};
@@ -101,10 +101,7 @@ impl Client {
     pub fn batch(&self, (body, steps): (Vec<u8>, usize)) -> BatchResult {
         let answer = self.post("/v2/pipeline", &body);
         assert_eq!(answer.status, 200, "{}", answer.text());
-        PipelineResponse::parse(&answer.body)
-            .unwrap()
-            .into_batch(steps)
-            .unwrap()
+        BatchResult::parse(&answer.body, steps).unwrap()
     }
 
     /// Runs all of `sql` in one transaction, which must succeed.

@@ -125,6 +125,17 @@ pub fn invariants(conn: &Connection) -> Checked {
     )
 }
 
+/// What the remote has acknowledged, by client.
+pub fn watermarks(conn: &Connection) -> Result<BTreeSet<String>, Violation> {
+    match has_table(conn, "turso_sync_last_change_id")? {
+        true => texts(
+            conn,
+            "SELECT client_id || ' ' || change_id FROM turso_sync_last_change_id",
+        ),
+        false => Ok(BTreeSet::new()),
+    }
+}
+
 pub fn tags(conn: &Connection) -> Result<BTreeSet<String>, Violation> {
     texts(conn, "SELECT tag FROM event")
 }

@@ -174,6 +174,11 @@ impl World {
             if let Some(txn) = self.nodes[at].txns.iter().find(gone) {
                 return Err(format!("{} never arrived", txn.tag));
             }
+            // The next to open tidies up.
+            self.hosts[at].die();
+            self.open(at);
+            let opened = self.drive(at)?;
+            opened.map_err(|e| format!("node {at} cannot be opened again: {e}"))?;
             self.hosts[at].die();
             check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
         }

@@ -42,8 +42,30 @@ impl World {
         }
         if host.ready && host.running.len() < 2 {
             self.start(at, rng);
-            let last = self.hosts[at].running.len().checked_sub(1);
-            return last.map_or(Ok(()), |last| self.resume(at, last));
+            if let Some(last) = self.hosts[at].running.len().checked_sub(1) {
+                self.resume(at, last)?;
+            }
+            // Without these nothing would ever come to its end between the deaths.
+            if rng.one_in(2) {
+                return self.hurry(at, rng);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with the operations of one host, and with what is under way.
+    fn hurry(&mut self, at: usize, rng: &mut Rng) -> Checked {
+        for _ in 0..30 {
+            let host = &self.hosts[at];
+            let stuck = host.items.is_empty() && self.net.flights.is_empty() && !host.unanswered.is_empty();
+            if host.running.is_empty() || stuck || self.dead(host.node) {
+                break;
+            }
+            match (host.items.is_empty(), self.net.flights.is_empty()) {
+                (false, _) => self.file(at, rng)?,
+                (true, false) => self.network(rng)?,
+                (true, true) => self.resume(at, 0)?,
+            }
         }
         Ok(())
     }

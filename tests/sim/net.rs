@@ -1,6 +1,7 @@
 //! A network that delays, reorders, duplicates, loses, truncates and garbles.
 
 use turso_sync::io::{IoItem, SyncEngineIoRequest};
+use turso_sync::protocol::pull::{PullDecoder, PullEvent, PullHeader, encode_header};
 
 use super::rng::Rng;
 
@@ -31,7 +32,7 @@ pub enum Mishap {
     Broken,
     /// The host does not notice.
     Short,
-    /// Nor that there is nothing behind the header of a download.
+    /// Nor that there is nothing behind the header of a download, from a server that does not count pages.
     HeaderOnly,
     /// A proxy answers instead.
     Replaced,
@@ -81,7 +82,7 @@ pub fn deliver(item: &IoItem, status: u16, mut body: Vec<u8>, mishap: Mishap, rn
             return item.done();
         }
         Mishap::Broken | Mishap::Short => body.truncate(rng.below(body.len() + 1)),
-        Mishap::HeaderOnly => body.truncate(first_message(&body)),
+        Mishap::HeaderOnly => body = uncounted_header(&body).unwrap_or(body),
         // In the image of a page: only images have checksums.
         Mishap::Garbled if body.len() > 5000 => {
             let at = body.len() - 10 - rng.below(4000);
@@ -98,14 +99,19 @@ pub fn deliver(item: &IoItem, status: u16, mut body: Vec<u8>, mishap: Mishap, rn
     }
 }
 
-/// Bytes of the first message of a stream in which each is preceded by its length.
-fn first_message(body: &[u8]) -> usize {
-    let mut length = 0;
-    for (at, byte) in body.iter().enumerate().take(4) {
-        length |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return body.len().min(at + 1 + length);
+/// The header of a download as other servers send it.
+pub fn uncounted_header(body: &[u8]) -> Option<Vec<u8>> {
+    let mut found = None;
+    let _ = PullDecoder::new().push(body, &mut |event| {
+        if let PullEvent::Header(header) = event {
+            found = Some(header);
         }
-    }
-    body.len()
+        Ok(())
+    });
+    found.map(|header| {
+        encode_header(&PullHeader {
+            page_count: None,
+            ..header
+        })
+    })
 }

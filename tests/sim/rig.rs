@@ -11,7 +11,7 @@ use turso_sync::capture::Connection;
 use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, Resolution};
 use turso_sync::error::{Error, Result};
 use turso_sync::io::{HttpRequest, IoItem, Operation, OperationStatus, SyncEngineIoRequest, files};
-use turso_sync::protocol::pipeline::{BatchBuilder, PipelineResponse};
+use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult};
 use turso_sync::server::LocalServer;
 
 use super::check::{self, Bases, Checked, Violation};
@@ -48,12 +48,16 @@ pub struct Rig {
     pub server_path: PathBuf,
     /// The answers to the next so many pushes get lost.
     pub lose_pushes: u32,
+    /// Of the answers to the next so many pulls only the header arrives, without a count of pages.
+    pub cut_pulls: u32,
     /// The base may be lost, by what the scenario does.
     pub base_may_be_lost: bool,
     /// Tags of the transactions that must be there for ever.
     pub promised: BTreeSet<String>,
     /// What the base must be when the machine has risen.
     promised_revision: Option<String>,
+    /// Every push that has reached the network; late copies of them change nothing.
+    pushes: Vec<Vec<u8>>,
     server: Option<LocalServer>,
     machines: [usize; 2],
     bases: Bases,
@@ -106,9 +110,11 @@ impl Rig {
             server: Some(LocalServer::open(&server_path).unwrap()),
             server_path,
             lose_pushes: 0,
+            cut_pulls: 0,
             base_may_be_lost: false,
             promised: BTreeSet::new(),
             promised_revision: None,
+            pushes: Vec::new(),
             machines,
             bases: Bases::new(),
             passed: 0,
@@ -169,11 +175,13 @@ impl Rig {
             return Ok(());
         }
         let own = [
-            format!("INSERT INTO ledger VALUES ('{tag}a', '{tag}', 5)"),
             format!("INSERT INTO event VALUES ('{tag}')"),
+            format!("INSERT INTO ledger VALUES ('{tag}a', '{tag}', 5)"),
             format!("INSERT INTO ledger VALUES ('{tag}b', '{tag}', -5)"),
         ];
-        let statements = own.iter().map(String::as_str).chain(sql.iter().copied());
+        let (begin, end) = own.split_at(2);
+        let (begin, end) = (begin.iter().map(String::as_str), end.iter().map(String::as_str));
+        let statements = begin.chain(sql.iter().copied()).chain(end);
         let all: Vec<&str> = std::iter::once("BEGIN")
             .chain(statements)
             .chain(["COMMIT"])
@@ -209,10 +217,7 @@ impl Rig {
             .unwrap()
             .answer("/v2/pipeline", &body)
             .unwrap();
-        let result = PipelineResponse::parse(&answer)
-            .unwrap()
-            .into_batch(steps)
-            .unwrap();
+        let result = BatchResult::parse(&answer, steps).unwrap();
         assert_eq!(result.first_error(), None);
     }
 
@@ -257,19 +262,26 @@ impl Rig {
     }
 
     fn answer(&mut self, item: &IoItem, http: &HttpRequest) {
+        let is_push = http.body.windows(6).any(|word| word == b"COMMIT");
+        if is_push {
+            self.pushes.push(http.body.clone());
+        }
         let answered = match &self.server {
             Some(server) => server.answer(&http.path, &http.body),
             None => Err(Error::internal("no server")),
         };
-        let (status, body) = match answered {
+        let (status, mut body) = match answered {
             Ok(answer) if !self.dead(Victim::Server) => answer,
             _ => return item.poison("connection reset"),
         };
         if http.path == "/pull-updates" {
             let pages = check::pages(&plain(&self.server_path));
             check::remember(&mut self.bases, &body, pages).unwrap();
+            if self.cut_pulls > 0 {
+                self.cut_pulls -= 1;
+                body = super::net::uncounted_header(&body).unwrap();
+            }
         }
-        let is_push = http.body.windows(6).any(|word| word == b"COMMIT");
         if is_push && self.lose_pushes > 0 {
             self.lose_pushes -= 1;
             return item.poison("connection reset");
@@ -377,9 +389,41 @@ impl Rig {
                 return Err(format!("{gone} is gone"));
             }
         }
+        check::invariants(&plain(&self.server_path)).map_err(|e| format!("remote: {e}"))?;
         match check::base(&self.path, &self.bases)? || self.base_may_be_lost {
             true => Ok(()),
             false => Err("the base is lost".into()),
+        }
+    }
+
+    /// Copies of all pushes arrive late, when nothing stands in their way any more.
+    fn late_copies(&mut self) -> Checked {
+        let path = self.server_path.clone();
+        let remote = || -> std::result::Result<_, Violation> {
+            let conn = plain(&path);
+            check::database(&conn)?;
+            Ok((tables(&path), check::watermarks(&conn)?))
+        };
+        if !self.pushes.is_empty() {
+            self.remote(&["DELETE FROM uniq WHERE txn = 's'"]);
+        }
+        let before = remote().map_err(|e| format!("remote: {e}"))?;
+        for push in &self.pushes {
+            let answered = self
+                .server
+                .as_ref()
+                .map(|server| server.answer("/v2/pipeline", push));
+            answered.transpose().map_err(|e| format!("a late copy: {e}"))?;
+        }
+        let after = remote().map_err(|e| format!("remote after late copies: {e}"))?;
+        match before == after {
+            true => Ok(()),
+            false => Err(format!(
+                "late copies of pushes changed the remote: watermarks {:?}, {:?}{}",
+                before.1,
+                after.1,
+                super::scenarios::difference(&before.0, &after.0)
+            )),
         }
     }
 
@@ -408,10 +452,7 @@ impl Rig {
         self.close();
         check::quiet(&self.path)?;
         self.check()?;
-        let remote = plain(&self.server_path);
-        if remote.prepare("SELECT 1 FROM event").is_ok() {
-            check::database(&remote).map_err(|e| format!("remote: {e}"))?;
-        }
+        self.late_copies()?;
         Ok((tables(&self.path), tables(&self.server_path)))
     }
 }

@@ -74,6 +74,13 @@ fn others(rig: &mut Rig) {
     ]);
 }
 
+/// Others have not changed the size of the database.
+fn pending_and_small() -> Rig {
+    let mut rig = pending();
+    rig.remote(&["UPDATE doc SET c = 'same' WHERE id < 4"]);
+    rig
+}
+
 fn pending_and_others() -> Rig {
     let mut rig = pending();
     others(&mut rig);
@@ -94,6 +101,18 @@ fn conflict(policy: ConflictPolicy) -> Rig {
     rig.promised.remove("u2");
     rig.remote(&["INSERT INTO uniq VALUES (3, 'wanted', 's')"]);
     others(&mut rig);
+    rig
+}
+
+/// Nothing but a transaction that the remote will refuse.
+fn refused() -> Rig {
+    let mut rig = shop();
+    rig.opts.conflict_policy = ConflictPolicy::SetAside;
+    rig.create().unwrap();
+    rig.transaction("u2", &["INSERT INTO uniq VALUES (2, 'wanted', 'u2')"])
+        .unwrap();
+    rig.promised.remove("u2");
+    rig.remote(&["INSERT INTO uniq VALUES (3, 'wanted', 's')"]);
     rig
 }
 
@@ -156,17 +175,17 @@ fn started_offline() -> Rig {
 
 fn ignoring() -> Rig {
     let mut rig = shop();
-    rig.opts.tables_ignore = vec!["cache".into()];
+    rig.opts.tables_ignore = vec!["shelf".into()];
     rig.create().unwrap();
     rig.sql(
-        "CREATE TABLE cache (k TEXT PRIMARY KEY, v); INSERT INTO cache VALUES ('a', hex(zeroblob(4000)))",
+        "CREATE TABLE shelf (k TEXT PRIMARY KEY, v); INSERT INTO shelf VALUES ('a', hex(zeroblob(4000)))",
     )
     .unwrap();
     rig.transaction(
         "t1",
         &[
             "UPDATE doc SET a = 100 WHERE id < 4",
-            "INSERT INTO cache VALUES ('b', 2)",
+            "INSERT INTO shelf VALUES ('b', 2)",
         ],
     )
     .unwrap();
@@ -174,22 +193,28 @@ fn ignoring() -> Rig {
     rig
 }
 
-/// Dies in the middle of `operation`, and loses the power.
-fn dead_in(mut rig: Rig, share: (u64, u64), operation: fn(&mut Rig) -> Result<()>, count: u64) -> Rig {
-    rig.arm(Victim::Replica, Some(Point::Call(count * share.0 / share.1)));
+/// Dies in call number `call` of `operation`.
+fn dead_in(mut rig: Rig, call: u64, operation: fn(&mut Rig) -> Result<()>, loss: Option<Survival>) -> Rig {
+    rig.arm(Victim::Replica, Some(Point::Call(call)));
     let _ = operation(&mut rig);
     assert!(rig.dead(Victim::Replica));
-    rig.rise(Victim::Replica, Some(Survival::Chance), &mut Rng::new(3, 0))
-        .unwrap();
+    rig.rise(Victim::Replica, loss, &mut Rng::new(3, 0)).unwrap();
     rig
 }
 
 fn dead_in_pull() -> Rig {
-    dead_in(pending_and_others(), (2, 3), pull, 60)
+    dead_in(pending_and_others(), 40, pull, Some(Survival::Chance))
 }
 
 fn dead_in_checkpoint() -> Rig {
-    dead_in(pending(), (1, 2), checkpoint, 30)
+    dead_in(pending(), 15, checkpoint, Some(Survival::Chance))
+}
+
+/// The process died while it copied pages into the main file, which nobody has synced since.
+fn killed_in_checkpoint() -> Rig {
+    let mut rig = dead_in(pending(), 40, checkpoint, None);
+    rig.create().unwrap();
+    rig
 }
 
 fn closed() -> Rig {
@@ -229,8 +254,27 @@ fn checkpoint(rig: &mut Rig) -> Result<()> {
     rig.checkpoint()
 }
 
+fn checkpoint_and_commit(rig: &mut Rig) -> Result<()> {
+    rig.checkpoint()?;
+    rig.transaction("t8", &["UPDATE doc SET c = 'eight' WHERE id < 3"])
+}
+
+fn checkpoint_and_pull(rig: &mut Rig) -> Result<()> {
+    rig.checkpoint()?;
+    rig.remote(&["UPDATE doc SET c = 'again' WHERE id < 4"]);
+    pull(rig)
+}
+
 fn push(rig: &mut Rig) -> Result<()> {
     rig.push()
+}
+
+/// The host does not notice that the first answer is cut short.
+fn pull_cut(rig: &mut Rig) -> Result<()> {
+    rig.cut_pulls = 1;
+    let _ = rig.pull();
+    rig.cut_pulls = 0;
+    pull(rig)
 }
 
 /// Nobody hears that it succeeded; the second one asks.
@@ -305,6 +349,7 @@ pub fn all() -> Vec<Scenario> {
     add("open", closed, open);
     add("open after a death in a pull", dead_in_pull, open);
     add("open after a death in a checkpoint", dead_in_checkpoint, open);
+    add("push after a death in a checkpoint", killed_in_checkpoint, push);
     add("commit", replica, commits);
     add("push", pending, push);
     add("push over others", pending_and_others, push);
@@ -335,6 +380,11 @@ pub fn all() -> Vec<Scenario> {
         rig.remote(&["UPDATE doc SET c = 'again' WHERE id < 4"]);
         pull(rig)
     });
+    add(
+        "pull of which only the header arrives",
+        pending_and_small,
+        pull_cut,
+    );
     add("pull that grows", grown, pull);
     add("pull that shrinks", shrunk, pull);
     add("pull with a reader", || with_reader(pending_and_others()), pull);
@@ -355,6 +405,7 @@ pub fn all() -> Vec<Scenario> {
         || conflict(ConflictPolicy::SetAside),
         push,
     );
+    add("push that is refused", refused, push);
     add("resolve: set aside", blocked, |rig| {
         resolve_by(rig, Resolution::SetAside)
     });
@@ -368,6 +419,12 @@ pub fn all() -> Vec<Scenario> {
     add("checkpoint", pending, checkpoint);
     add("checkpoint after a pull", many_pulled, checkpoint);
     add("checkpoint with a reader", || with_reader(pending()), checkpoint);
+    add(
+        "checkpoint with a reader and commit",
+        || with_reader(pending()),
+        checkpoint_and_commit,
+    );
+    add("checkpoint and pull", many_pulled, checkpoint_and_pull);
     add("close", pending, close);
     add("close after a pull", many_pulled, close);
     scenarios.extend([

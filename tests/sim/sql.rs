@@ -18,6 +18,13 @@ impl World {
             return self.connect(at, rng);
         }
         let which = rng.below(count);
+        for _ in 0..1 + rng.below(3) {
+            self.one_transaction(at, which, rng)?;
+        }
+        Ok(())
+    }
+
+    fn one_transaction(&mut self, at: usize, which: usize, rng: &mut Rng) -> Checked {
         let host = &mut self.hosts[at];
         let n = host.node;
         let conn = host.conns[which].conn.clone();

@@ -8,7 +8,7 @@ use super::rng::Rng;
 pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn {
     let n = node.number;
     node.next_tag += 1;
-    if rng.one_in(5) {
+    if rng.one_in(4) {
         sql.push(format!("UPDATE clock SET n = n + 1 WHERE owner = {n}"));
         return Txn {
             tag: format!("tick {}", node.next_tag),
@@ -17,7 +17,7 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
         };
     }
     let kind = rng.below(10);
-    let risky = kind < 2;
+    let risky = kind < 3;
     let tag = format!("{}{n}.{}", if risky { "u" } else { "t" }, node.next_tag);
     let amount = 1 + rng.below(50);
     sql.push(format!("INSERT INTO ledger VALUES ('{tag}a', '{tag}', {amount})"));
@@ -25,7 +25,7 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
         let id = 1_000_000 * (n as u64 + 1) + node.next_tag;
         sql.push(format!(
             "INSERT INTO uniq VALUES ({id}, 'name{}', '{tag}')",
-            rng.below(6)
+            node.next_tag as usize / 2 + rng.below(2)
         ));
         if rng.one_in(4) {
             sql.push(format!(
@@ -42,7 +42,7 @@ pub fn transaction(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn
         sql.push(format!("INSERT INTO cache VALUES ('{tag}')"));
     }
     // Not in one that may be taken out: balances are written as absolute values.
-    if (2..6).contains(&kind) {
+    if (3..6).contains(&kind) {
         let (from, to) = (rng.below(ACCOUNTS as usize), rng.below(ACCOUNTS as usize));
         let base = n * ACCOUNTS as usize;
         sql.push(format!(
