@@ -14,6 +14,9 @@ use crate::engine::{DatabaseSyncEngine, Watcher};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{Control, Operation};
 
+/// Time until the next attempt after one that found the replica in use. Even the beginning of a wait uses it for a moment.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 /// How to keep in sync.
 #[derive(Clone)]
 pub struct KeepOptions {
@@ -291,9 +294,9 @@ impl Shared {
             Ok(something) => state.succeeded(side, something, now, next),
             // Paused, stopped, or woken up: not a failure.
             Err(e) if e.code == Code::Interrupt => state.interrupted(side, now),
-            // A push has moved the base meanwhile: what was downloaded is old.
-            Err(e) if e.code == Code::BusySnapshot => {
-                state.interrupted(side, now + self.options.debounce);
+            // Somebody else is at work on the replica, or has moved the base below what was downloaded.
+            Err(e) if matches!(e.code, Code::Busy | Code::BusySnapshot) => {
+                state.interrupted(side, now + BUSY_PAUSE);
             }
             Err(e) => {
                 tracing::debug!(?side, "keep in sync: {e}");
