@@ -47,6 +47,7 @@ const HEADERS: [Header; 2] = [
             "operation",
             "observe",
             "run",
+            "keeper",
             "io_item",
         ],
         extra_types: &["turso_sync_conflict_policy_t", "turso_sync_conflict_resolution_t"],

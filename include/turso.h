@@ -54,8 +54,8 @@
  * Threads
  *   Functions may be called from any thread. A database may be used by several threads at once; a connection with its
  *   statements by one at a time. Concurrent use is detected: MISUSE (`concurrent use forbidden`). Releasing a handle
- *   while another thread uses it is not detected. The library starts no threads, and after fork the child must not
- *   use handles of its parent.
+ *   while another thread uses it is not detected. The library starts no threads but those of the built-in driver, and after
+ *   fork the child must not use handles of its parent.
  *
  * Faults of the library
  *   never unwind into the caller; they are reported as TURSO_ERROR.

@@ -17,7 +17,17 @@
  *     turso_sync_database_wait_changes, then turso_sync_database_apply_changes     fetches remote ones (a pull)
  *
  * Operations: the short way
- *   turso_sync_operation_run performs everything with a built-in HTTP client and blocks until the operation has ended.
+ *   turso_sync_operation_run performs everything with a built-in HTTP client and blocks until the operation has ended, with
+ *   time limits, repeated requests, a callback for tokens, a proxy and certificates as turso_sync_driver_config_t says.
+ *
+ * Keep in sync
+ *   turso_sync_database_keep_in_sync does it all in the background: what is committed here is pushed at once, and what is new
+ *   on the remote is applied as soon as it is there, if the replica has a long poll (`long_poll_timeout_ms`). Failures are
+ *   repeated with growing pauses.
+ *     turso_sync_keeper_pause       before a phone suspends the program: nothing is sent, no lock is held; then _resume
+ *     turso_sync_keeper_wake        the network has come back or changed
+ *     turso_sync_keeper_sync_now    push and pull now, and wait for the result
+ *     turso_sync_keeper_status      how it goes
  *
  * Operations: the loop for hosts with their own network
  *
@@ -69,8 +79,9 @@
  *   network, the process, or the power.
  *
  * Threads
- *   A replica, its queue and its items may be used by several threads at once; an operation by one at a time, but
- *   for its progress and its cancellation.
+ *   A replica, its queue, its items and its keeper may be used by several threads at once; an operation by one at a time, but
+ *   for its progress and its cancellation. Requests of operations that the driver runs are not in the queue for others. A
+ *   request of the driver has a thread of its own, and a keeper has two.
  */
 
 #ifndef TURSO_SYNC_H
@@ -329,6 +340,35 @@ typedef uint32_t turso_sync_error_category_t;
 #endif // __cplusplus
 
 /**
+ * What a keeper is doing. Numbers that are not listed are to be treated as RUNNING.
+ */
+enum turso_sync_keeper_state_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * In sync, or at work.
+     */
+    TURSO_SYNC_KEEPER_RUNNING = 1,
+    /**
+     * Paused.
+     */
+    TURSO_SYNC_KEEPER_PAUSED = 2,
+    /**
+     * The last push or pull has failed; it will be repeated.
+     */
+    TURSO_SYNC_KEEPER_RETRYING = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_keeper_state_t turso_sync_keeper_state_t;
+#else
+typedef uint32_t turso_sync_keeper_state_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * What the host is asked to do.
  */
 enum turso_sync_io_request_type_t
@@ -455,6 +495,11 @@ typedef struct turso_sync_database_t turso_sync_database_t;
  * one after the other. Releasing an item that was neither done nor poisoned fails its operation.
  */
 typedef struct turso_sync_io_item_t turso_sync_io_item_t;
+
+/**
+ * Keeps a replica in sync in the background. All functions may be called from any thread at any time.
+ */
+typedef struct turso_sync_keeper_t turso_sync_keeper_t;
 
 /**
  * A sync operation. Use it from one thread at a time; concurrent use is MISUSE.
@@ -788,7 +833,103 @@ typedef struct {
      * Longest time for the whole operation in milliseconds; 0 = no limit.
      */
     uint64_t deadline_ms;
+    /**
+     * Asked for the token before every HTTP request, in the thread that runs the operation (that of a keeper: several at
+     * once); NULL = nobody. After a 401 it is asked once more, and the request is sent again if the answer differs. Returns
+     * a zero-terminated string, or NULL for none. The library copies the string at once and does not free it: it must stay
+     * as it is until the same thread calls again or the operation has ended. Set this or `auth_token`, not both.
+     */
+    const char *(*auth_token_callback)(void *context);
+    /**
+     * Passed to `auth_token_callback`. Must be usable until turso_sync_operation_run, or turso_sync_keeper_deinit, has
+     * returned.
+     */
+    void *auth_token_context;
+    /**
+     * URL of a proxy, with user and password if it needs them: `http`, `https`, `socks4`, `socks4a`, `socks5` or
+     * `socks5h` (the proxy resolves names). NULL = none; the variables of the environment are not looked at.
+     */
+    const char *proxy;
+    /**
+     * File with certificates in PEM that are trusted in place of the built-in ones (those of Mozilla). NULL = the built-in
+     * ones.
+     */
+    const char *ca_file;
+    /**
+     * How often a request is sent that fails before anything of its answer has been used; 0 = 3, 1 = never again. The
+     * pauses between grow and are random in part, and not shorter than the remote asks for (Retry-After in seconds). A pause
+     * beyond the deadline (without one: a minute) is not begun; the operation fails then, and `retry_after_ms` of its error
+     * tells when to come back.
+     */
+    uint32_t attempts;
 } turso_sync_driver_config_t;
+
+/**
+ * How to keep in sync. Fill it with zeros, set `size`, then set what you need. New fields are only ever appended.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_keep_options_t)`.
+     */
+    size_t size;
+    /**
+     * Time between a commit and its push in milliseconds, so that what is committed together travels together; 0 = 50.
+     */
+    uint64_t debounce_ms;
+    /**
+     * Time between two questions in milliseconds while the remote has nothing new and the replica has no long poll
+     * (`long_poll_timeout_ms`); 0 = 10 seconds. With a long poll, changes arrive at once.
+     */
+    uint64_t interval_ms;
+    /**
+     * Longest pause after failures in milliseconds; 0 = 60 seconds.
+     */
+    uint64_t longest_pause_ms;
+    /**
+     * Called in a thread of the keeper whenever something of the remote was applied; one's own pushed changes count. It
+     * may use the replica, and of the keeper all functions but _pause, _sync_now (MISUSE) and _deinit. NULL = nobody.
+     */
+    void (*on_change)(void *context);
+    /**
+     * Passed to `on_change`. Must be usable in other threads until turso_sync_keeper_deinit has returned.
+     */
+    void *on_change_context;
+} turso_sync_keep_options_t;
+
+/**
+ * How keeping in sync goes. Set `size` before the call; new fields are only ever appended.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_keeper_status_t)`.
+     */
+    size_t size;
+    /**
+     * What it is doing.
+     */
+    turso_sync_keeper_state_t state;
+    /**
+     * Status code of the last push, or else the last pull, if it failed; OK if both went well. CONSTRAINT is a conflict:
+     * pushing goes on as soon as something changes. See turso_sync_keeper_error.
+     */
+    turso_status_code_t code;
+    /**
+     * Pushes that have sent something.
+     */
+    uint64_t pushes;
+    /**
+     * Times that something of the remote was applied.
+     */
+    uint64_t pulls;
+    /**
+     * Attempts that failed.
+     */
+    uint64_t failures;
+    /**
+     * Milliseconds until the next attempt; 0 if nothing has failed, or if it waits for a change.
+     */
+    uint64_t retry_in_ms;
+} turso_sync_keeper_status_t;
 
 /**
  * An HTTP request. All slices live as long as the item.
@@ -1145,17 +1286,97 @@ turso_status_code_t turso_sync_database_status(const turso_sync_database_t *data
 
 /**
  * Runs an operation of `database` to its end, performing its HTTP and file requests itself; blocks the calling thread.
- * Not part of the SDK kit of Turso.
+ * Several operations may be run at the same time, in a thread each. Not part of the SDK kit of Turso.
  *
  * `config` may be NULL for no token and the default times. Returns DONE; the result is extracted as always. Errors:
  * those of turso_sync_operation_resume, MISUSE for wrong settings, ERROR if the library was built without the driver.
- * Reaching a time limit fails the operation.
+ * Reaching a time limit fails the operation. A request is repeated, `config->attempts` times in all and with pauses, if
+ * there was no connection, no answer, or one with status 408, 429, 500, 502, 503 or 504.
  */
 TURSO_API
 turso_status_code_t turso_sync_operation_run(const turso_sync_database_t *database,
                                              const turso_sync_operation_t *operation,
                                              const turso_sync_driver_config_t *config,
                                              const char **error_opt_out);
+
+/**
+ * Starts to keep an open replica in sync: it waits for changes of the remote and applies them, and pushes what is committed
+ * on connections of this handle. What other processes commit is found when a wait ends. Not part of the SDK kit of Turso.
+ *
+ * The library starts two threads, and one per HTTP request. `config` and `options` may be NULL for the defaults; they are
+ * copied, but for callbacks and their contexts. `config->deadline_ms` is for one push or pull. `*keeper` is released with
+ * turso_sync_keeper_deinit. It keeps the replica open on its own: `database` may be released before.
+ *
+ * Failures are repeated, with growing pauses of up to a minute; after a conflict, pushing stops until something changes
+ * here or on the remote. Connections, other operations and the functions for conflicts can be used as always; a push or
+ * pull of your own may be BUSY while the keeper is at it: use turso_sync_keeper_sync_now.
+ *
+ * Errors: MISUSE for NULL pointers, wrong settings, and before the replica is open; ERROR if the library was built without
+ * the driver.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_keep_in_sync(const turso_sync_database_t *database,
+                                                     const turso_sync_driver_config_t *config,
+                                                     const turso_sync_keep_options_t *options,
+                                                     const turso_sync_keeper_t **keeper,
+                                                     const char **error_opt_out);
+
+/**
+ * Stops for a while, as a phone must before it suspends a program: cancels what is under way, and returns when nothing is
+ * sent any more and no lock is held. It waits for an `on_change` that is running. Nothing is lost. Pausing twice is fine.
+ * Not part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL, and in `on_change`.
+ */
+TURSO_API
+turso_status_code_t turso_sync_keeper_pause(const turso_sync_keeper_t *keeper,
+                                            const char **error_opt_out);
+
+/**
+ * Goes on after a pause. Not part of the SDK kit of Turso. Errors: MISUSE for NULL.
+ */
+TURSO_API turso_status_code_t turso_sync_keeper_resume(const turso_sync_keeper_t *keeper);
+
+/**
+ * Says that the network has changed or come back: the remote is asked anew at once, whatever has failed before. Returns at
+ * once; nothing happens while the keeper is paused. Not part of the SDK kit of Turso. Errors: MISUSE for NULL.
+ */
+TURSO_API
+turso_status_code_t turso_sync_keeper_wake(const turso_sync_keeper_t *keeper);
+
+/**
+ * Pushes what is pending and fetches what is new; blocks until both are done, or until the first error. The keeper goes on
+ * in either case. Not part of the SDK kit of Turso.
+ *
+ * Errors: those of a push or pull; MISUSE for NULL, while paused, and in `on_change`.
+ */
+TURSO_API
+turso_status_code_t turso_sync_keeper_sync_now(const turso_sync_keeper_t *keeper,
+                                               const char **error_opt_out);
+
+/**
+ * Tells how keeping in sync goes; never waits. Not part of the SDK kit of Turso. Errors: MISUSE for NULL pointers and a
+ * wrong size.
+ */
+TURSO_API
+turso_status_code_t turso_sync_keeper_status(const turso_sync_keeper_t *keeper,
+                                             turso_sync_keeper_status_t *keeper_status);
+
+/**
+ * Describes the error that turso_sync_keeper_status tells the code of; `error->code` is OK if there is none. It becomes the
+ * last error of this thread (turso_sync_last_error): the message lives until the next failure in this thread. Not part of
+ * the SDK kit of Turso. Errors: MISUSE for NULL pointers and a wrong size.
+ */
+TURSO_API
+turso_status_code_t turso_sync_keeper_error(const turso_sync_keeper_t *keeper,
+                                            turso_sync_error_t *error);
+
+/**
+ * Stops, and releases the keeper; NULL is fine. Returns when its threads have ended and no callback is called any more. What
+ * was under way is cancelled, and nothing is lost. Not in `on_change`.
+ */
+TURSO_API
+void turso_sync_keeper_deinit(const turso_sync_keeper_t *keeper);
 
 /**
  * What the item asks for; NONE for NULL. A host that meets a kind it does not know poisons the item.

@@ -193,6 +193,11 @@ fn contract_of_progress_and_errors() {
 }
 
 #[test]
+fn contract_of_keep_in_sync() {
+    contract("contract_keeper");
+}
+
+#[test]
 fn contract_of_conflicts_and_options() {
     contract("contract_conflicts");
 }

@@ -342,7 +342,7 @@ fn the_log_holds_no_secrets() {
         opts.remote_encryption_key = Some("encryption-key-4711".into());
         let engine = turso_sync::engine::DatabaseSyncEngine::new(opts).unwrap();
         let config = DriverConfig {
-            auth_token: Some("token-4711".into()),
+            auth: driver::Auth::Fixed("token-4711".into()),
             base_url: Some(remote.url.clone()),
             ..DriverConfig::default()
         };

@@ -47,7 +47,8 @@ pub(super) fn with_last_error<T>(show: impl FnOnce(Option<&Error>) -> T) -> Opti
     shown.ok().flatten()
 }
 
-fn remember(error: Error) {
+/// Makes `error` the last one of this thread.
+pub(super) fn remember(error: Error) {
     // A thread that is about to end does not ask any more.
     let _ = LAST_ERROR.try_with(|last| last.replace(Some(error)));
 }

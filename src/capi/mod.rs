@@ -20,7 +20,10 @@ pub mod conflict_types;
 pub mod conflicts;
 pub mod connection;
 pub mod database;
+#[cfg(feature = "driver")]
+mod driver_config;
 pub mod io_item;
+pub mod keeper;
 pub mod observe;
 pub mod observe_types;
 pub mod operation;

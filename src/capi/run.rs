@@ -9,11 +9,12 @@ use super::sync_types::turso_sync_driver_config_t;
 use super::types::turso_status_code_t;
 
 /// Runs an operation of `database` to its end, performing its HTTP and file requests itself; blocks the calling thread.
-/// Not part of the SDK kit of Turso.
+/// Several operations may be run at the same time, in a thread each. Not part of the SDK kit of Turso.
 ///
 /// `config` may be NULL for no token and the default times. Returns DONE; the result is extracted as always. Errors:
 /// those of turso_sync_operation_resume, MISUSE for wrong settings, ERROR if the library was built without the driver.
-/// Reaching a time limit fails the operation.
+/// Reaching a time limit fails the operation. A request is repeated, `config->attempts` times in all and with pauses, if
+/// there was no connection, no answer, or one with status 408, 429, 500, 502, 503 or 504.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn turso_sync_operation_run(
     database: *const turso_sync_database_t,
@@ -36,12 +37,10 @@ pub unsafe extern "C" fn turso_sync_operation_run(
 
 #[cfg(feature = "driver")]
 mod built_in {
-    use std::time::Duration;
-
     use super::{turso_sync_database_t, turso_sync_driver_config_t, turso_sync_operation_t};
-    use crate::capi::boundary::optional_string_in;
-    use crate::driver::{self, DriverConfig};
-    use crate::error::{Error, Result};
+    use crate::capi::driver_config;
+    use crate::driver;
+    use crate::error::Result;
 
     /// # Safety
     /// `config` follows the pointer rules of the header.
@@ -51,39 +50,9 @@ mod built_in {
         config: *const turso_sync_driver_config_t,
     ) -> Result<()> {
         // SAFETY: the same contract.
-        let mut config = unsafe { read(config) }?;
-        config.timeout += Duration::from_millis(u64::from(database.long_poll_timeout_ms));
+        let config = unsafe { driver_config::read(config, database.long_poll_timeout_ms) }?;
         let control = operation.control();
         operation.exclusively(|work| driver::run(database.engine.io(), &config, control, || work.resume()))
-    }
-
-    /// # Safety
-    /// `config` follows the pointer rules of the header.
-    unsafe fn read(config: *const turso_sync_driver_config_t) -> Result<DriverConfig> {
-        let mut read = DriverConfig::default();
-        if config.is_null() {
-            return Ok(read);
-        }
-        // SAFETY: not NULL; the first field is there in every version of the structure.
-        if unsafe { (*config).size } < size_of::<turso_sync_driver_config_t>() {
-            return Err(Error::misuse("driver config: size is not set"));
-        }
-        // SAFETY: at least as large as the structure that is known here.
-        let config = unsafe { &*config };
-        // SAFETY: NULL or zero-terminated by the contract.
-        let (token, url) = unsafe {
-            (
-                optional_string_in(config.auth_token)?,
-                optional_string_in(config.base_url)?,
-            )
-        };
-        read.auth_token = token.map(str::to_owned);
-        read.base_url = url.map(str::to_owned);
-        if config.timeout_ms != 0 {
-            read.timeout = Duration::from_millis(config.timeout_ms);
-        }
-        read.deadline = (config.deadline_ms != 0).then(|| Duration::from_millis(config.deadline_ms));
-        Ok(read)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Enumerations and structures of `turso_sync.h`.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 
+use super::boundary::Versioned;
 use super::types::turso_slice_ref_t;
 
 /// What the host is asked to do.
@@ -160,6 +161,7 @@ pub struct turso_sync_stats_t {
 /// Settings of the built-in driver. Fill it with zeros, set `size`, then set what you need. New fields are only ever
 /// appended; `size` tells the library which ones the caller knows.
 #[repr(C)]
+#[derive(Debug, Clone, Copy)]
 pub struct turso_sync_driver_config_t {
     /// `sizeof(turso_sync_driver_config_t)`.
     pub size: usize,
@@ -171,4 +173,28 @@ pub struct turso_sync_driver_config_t {
     pub timeout_ms: u64,
     /// Longest time for the whole operation in milliseconds; 0 = no limit.
     pub deadline_ms: u64,
+    /// Asked for the token before every HTTP request, in the thread that runs the operation (that of a keeper: several at
+    /// once); NULL = nobody. After a 401 it is asked once more, and the request is sent again if the answer differs. Returns
+    /// a zero-terminated string, or NULL for none. The library copies the string at once and does not free it: it must stay
+    /// as it is until the same thread calls again or the operation has ended. Set this or `auth_token`, not both.
+    pub auth_token_callback: Option<unsafe extern "C" fn(context: *mut c_void) -> *const c_char>,
+    /// Passed to `auth_token_callback`. Must be usable until turso_sync_operation_run, or turso_sync_keeper_deinit, has
+    /// returned.
+    pub auth_token_context: *mut c_void,
+    /// URL of a proxy, with user and password if it needs them: `http`, `https`, `socks4`, `socks4a`, `socks5` or
+    /// `socks5h` (the proxy resolves names). NULL = none; the variables of the environment are not looked at.
+    pub proxy: *const c_char,
+    /// File with certificates in PEM that are trusted in place of the built-in ones (those of Mozilla). NULL = the built-in
+    /// ones.
+    pub ca_file: *const c_char,
+    /// How often a request is sent that fails before anything of its answer has been used; 0 = 3, 1 = never again. The
+    /// pauses between grow and are random in part, and not shorter than the remote asks for (Retry-After in seconds). A pause
+    /// beyond the deadline (without one: a minute) is not begun; the operation fails then, and `retry_after_ms` of its error
+    /// tells when to come back.
+    pub attempts: u32,
+}
+
+// SAFETY: repr(C), and begins with `size`.
+unsafe impl Versioned for turso_sync_driver_config_t {
+    const NAME: &str = "turso_sync_driver_config_t";
 }

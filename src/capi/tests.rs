@@ -11,6 +11,7 @@ use super::boundary::{
 use super::conflict_types::*;
 use super::conflicts::*;
 use super::io_item::*;
+use super::keeper::*;
 use super::operation::*;
 use super::options;
 use super::setup::turso_version;
@@ -51,7 +52,11 @@ fn structures_have_the_layout_of_the_contract() {
     layout!(turso_sync_io_full_write_request_t, 32, path 0, content 16);
     layout!(turso_sync_stats_t, 72, cdc_operations 0, main_wal_size 8, revert_wal_size 16, last_pull_unix_time 24,
         last_push_unix_time 32, network_sent_bytes 40, network_received_bytes 48, revision 56);
-    layout!(turso_sync_driver_config_t, 40, size 0, auth_token 8, base_url 16, timeout_ms 24, deadline_ms 32);
+    layout!(turso_sync_driver_config_t, 80, size 0, auth_token 8, base_url 16, timeout_ms 24, deadline_ms 32,
+        auth_token_callback 40, auth_token_context 48, proxy 56, ca_file 64, attempts 72);
+    layout!(turso_sync_keep_options_t, 48, size 0, debounce_ms 8, interval_ms 16, longest_pause_ms 24, on_change 32,
+        on_change_context 40);
+    layout!(turso_sync_keeper_status_t, 48, size 0, state 8, code 12, pushes 16, pulls 24, failures 32, retry_in_ms 40);
     layout!(turso_sync_options_t, 32, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24);
     layout!(turso_sync_conflict_t, 120, size 0, id 8, change_id 16, state 24, kind 28, operation 32, sqlite_code 36,
         changes 40, unix_time 48, table 56, key 72, constraint 88, message 104);

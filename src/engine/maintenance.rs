@@ -117,12 +117,14 @@ impl Inner {
     }
 }
 
-/// Keeps the write-ahead log short: SQLite's own checkpoints are off, because they would overwrite the base.
-pub(super) struct CheckpointWhenNeeded(pub(super) Arc<Inner>);
+/// Tells of commits, and keeps the write-ahead log short: SQLite's own checkpoints are off, because they would overwrite
+/// the base.
+pub(super) struct ConnectionWatch(pub(super) Arc<Inner>);
 
-impl Observer for CheckpointWhenNeeded {
+impl Observer for ConnectionWatch {
     fn committed(&self, frames: u32) {
         let inner = &self.0;
+        inner.tell_watchers();
         if frames < CHECKPOINT_FRAMES {
             // The log started again from its beginning.
             inner.checkpoint_at.store(CHECKPOINT_FRAMES, Ordering::Relaxed);

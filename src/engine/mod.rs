@@ -25,7 +25,7 @@ mod remote;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
@@ -52,6 +52,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct DatabaseSyncEngine {
     inner: Arc<Inner>,
 }
+
+/// See [`DatabaseSyncEngine::watch`].
+pub type Watcher = dyn Fn() + Send + Sync;
 
 /// Time and chance, as inputs: a test gives its own.
 pub trait Environment: Send + Sync {
@@ -88,6 +91,8 @@ struct Inner {
     /// A download exists that has been neither applied nor dropped.
     download_taken: Arc<AtomicBool>,
     connections: AtomicUsize,
+    /// Who wants to know when there may be something to sync.
+    watchers: Mutex<Vec<Weak<Watcher>>>,
     /// Frames in the write-ahead log from which on a commit tries a checkpoint.
     checkpoint_at: AtomicU32,
 }
@@ -95,6 +100,8 @@ struct Inner {
 /// An operation under way on a replica.
 struct Task {
     replica: Arc<Inner>,
+    /// Where its requests go.
+    queue: SyncEngineIoQueue,
     /// What the host may know of it, and how it stops it.
     control: Arc<Control>,
 }
@@ -150,6 +157,7 @@ impl DatabaseSyncEngine {
             metadata: Mutex::new(None),
             download_taken: Arc::default(),
             connections: AtomicUsize::new(0),
+            watchers: Mutex::default(),
             checkpoint_at: AtomicU32::new(maintenance::CHECKPOINT_FRAMES),
         };
         Ok(DatabaseSyncEngine {
@@ -185,7 +193,19 @@ impl DatabaseSyncEngine {
 
     /// Downloads what is new on the remote; `None` if nothing is.
     pub fn wait_changes_from_remote(&self) -> Operation<Option<DbChangesStatus>> {
-        self.operation("wait", |task| async move { task.wait().await })
+        self.wait_within(self.inner.opts.long_poll_timeout_ms)
+    }
+
+    /// The same with another limit to the time that the remote may hold an empty answer, in milliseconds.
+    pub fn wait_within(&self, long_poll_timeout_ms: u32) -> Operation<Option<DbChangesStatus>> {
+        self.operation("wait", move |task| async move {
+            task.wait(long_poll_timeout_ms).await
+        })
+    }
+
+    /// Longest time the remote may hold an empty answer of a wait, as configured, in milliseconds.
+    pub fn long_poll_timeout_ms(&self) -> u32 {
+        self.inner.opts.long_poll_timeout_ms
     }
 
     /// Applies downloaded changes below the pending local ones. The changes are gone afterwards, also on failure.
@@ -244,8 +264,16 @@ impl DatabaseSyncEngine {
             let guard = task.lock()?;
             task.resolve_conflict(txn_id, resolution, &guard).await?;
             task.leave(guard);
+            task.tell_watchers();
             Ok(())
         })
+    }
+
+    /// Calls `watcher` after every commit of a connection of this engine, and after a conflict was resolved: there may be
+    /// something to push. It is called in the thread that did it, and must return at once. It is forgotten when it is
+    /// dropped.
+    pub fn watch(&self, watcher: &Arc<Watcher>) {
+        self.inner.watchers().push(Arc::downgrade(watcher));
     }
 
     /// URL of the remote: the configured one, or the one that was saved; `None` if only the host knows it. Without a trailing
@@ -277,6 +305,7 @@ impl DatabaseSyncEngine {
         let control = Arc::<Control>::default();
         let task = Task {
             replica: self.inner.clone(),
+            queue: self.inner.queue.of(&control),
             control: control.clone(),
         };
         Operation::controlled(control, async move {
@@ -309,6 +338,19 @@ impl Inner {
 
     fn metadata(&self) -> MutexGuard<'_, Option<DatabaseMetadata>> {
         self.metadata.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Vec<Weak<Watcher>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_watchers(&self) {
+        let living: Vec<_> = {
+            let mut watchers = self.watchers();
+            watchers.retain(|watcher| watcher.strong_count() > 0);
+            watchers.iter().filter_map(Weak::upgrade).collect()
+        };
+        living.iter().for_each(|watcher| watcher());
     }
 
     fn remote_url(&self) -> Result<Option<String>> {
@@ -344,6 +386,24 @@ impl Inner {
         }
     }
 
+    fn connect(self: &Arc<Self>) -> Result<Connection> {
+        self.require_open()?;
+        let options = crate::capture::OpenOptions {
+            capture: true,
+            ignored: self.ignored.clone(),
+            read_only: false,
+            observer: Some(Arc::new(maintenance::ConnectionWatch(self.clone()))),
+        };
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        let opened = Connection::open(&self.opts.path, options);
+        if opened.is_err() {
+            self.connections.fetch_sub(1, Ordering::SeqCst);
+        }
+        opened
+    }
+}
+
+impl Task {
     /// Changes the metadata and has the host store them.
     async fn update_metadata(&self, change: impl FnOnce(&mut DatabaseMetadata)) -> Result<()> {
         let content = {
@@ -360,22 +420,6 @@ impl Inner {
     async fn write_info(&self, content: Vec<u8>) -> Result<()> {
         self.queue.full_write(&self.files.info, content).await?;
         Ok(())
-    }
-
-    fn connect(self: &Arc<Self>) -> Result<Connection> {
-        self.require_open()?;
-        let options = crate::capture::OpenOptions {
-            capture: true,
-            ignored: self.ignored.clone(),
-            read_only: false,
-            observer: Some(Arc::new(maintenance::CheckpointWhenNeeded(self.clone()))),
-        };
-        self.connections.fetch_add(1, Ordering::SeqCst);
-        let opened = Connection::open(&self.opts.path, options);
-        if opened.is_err() {
-            self.connections.fetch_sub(1, Ordering::SeqCst);
-        }
-        opened
     }
 }
 

@@ -14,28 +14,33 @@ use crate::replay::Plan;
 
 /// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
 pub struct DbChangesStatus {
+    download: Download,
+    slot: DownloadSlot,
+}
+
+/// What a wait, or the pull inside another operation, has downloaded.
+struct Download {
     changes: Changes,
     revision: String,
     /// The replica's epoch when they were downloaded.
     epoch: i64,
     /// They are the whole database, not a difference to the base.
     whole: bool,
-    slot: DownloadSlot,
 }
 
 impl DbChangesStatus {
     /// Revision that the changes lead to.
     pub fn revision(&self) -> &str {
-        &self.revision
+        &self.download.revision
     }
 
     /// Number of pages downloaded.
     pub fn page_count(&self) -> usize {
-        self.changes.len()
+        self.download.changes.len()
     }
 }
 
-/// The right to write `<db>-changes`.
+/// The right to hold what a wait has downloaded: one at a time per engine.
 struct DownloadSlot(Arc<AtomicBool>);
 
 impl DownloadSlot {
@@ -57,23 +62,24 @@ impl Drop for DownloadSlot {
 
 impl Task {
     /// Downloads what is new. Does not hold the sync lock: local work and pushes go on during a long poll.
-    pub(super) async fn wait(&self) -> Result<Option<DbChangesStatus>> {
+    pub(super) async fn wait(&self, long_poll_timeout_ms: u32) -> Result<Option<DbChangesStatus>> {
         self.require_open()?;
+        let slot = DownloadSlot::take(&self.download_taken)?;
         let known = match self.lock.acquire() {
             Ok(guard) => self.base(&guard)?,
             // Somebody is at work on the base. If it gets lost, apply will see it.
             Err(e) if e.code == Code::Busy => (self.read_state()?, BaseHealth::Intact),
             Err(e) => return Err(e),
         };
-        self.download_changes(known, self.opts.long_poll_timeout_ms).await
+        let download = self.download_changes(known, long_poll_timeout_ms).await?;
+        Ok(download.map(|download| DbChangesStatus { download, slot }))
     }
 
     async fn download_changes(
         &self,
         (state, health): (ReplicaState, BaseHealth),
         long_poll_timeout_ms: u32,
-    ) -> Result<Option<DbChangesStatus>> {
-        let slot = DownloadSlot::take(&self.download_taken)?;
+    ) -> Result<Option<Download>> {
         let intact = health == BaseHealth::Intact;
         let client_revision = if intact {
             state.revision.clone()
@@ -105,12 +111,11 @@ impl Task {
             return Ok(None);
         }
         changes.validate(intact.then_some(state.base_pages))?;
-        Ok(Some(DbChangesStatus {
+        Ok(Some(Download {
             changes,
             revision: header.server_revision,
             epoch: state.epoch,
             whole: !intact,
-            slot,
         }))
     }
 
@@ -138,7 +143,7 @@ impl Task {
     pub(super) async fn pull(&self) -> Result<bool> {
         // Somebody who is at work would be in the way of the apply: say so before the download.
         drop(self.lock()?);
-        match self.wait().await? {
+        match self.wait(self.opts.long_poll_timeout_ms).await? {
             Some(changes) => {
                 let guard = self.lock()?;
                 self.apply(changes, &guard).await?;
@@ -149,10 +154,14 @@ impl Task {
         }
     }
 
-    /// The same in the course of an operation that has the lock; never waits for news.
+    /// The same in the course of an operation that has the lock; never waits for news. A wait may be under way meanwhile;
+    /// what it brings will be refused, because the base is another one then.
     pub(super) async fn pull_now(&self, guard: &SyncGuard) -> Result<bool> {
         match self.download_changes(self.base(guard)?, 0).await? {
-            Some(changes) => self.apply(changes, guard).await.map(|()| true),
+            Some(download) => self
+                .apply_with(&download, guard, self.plan())
+                .await
+                .map(|()| true),
             None => Ok(false),
         }
     }
@@ -160,7 +169,7 @@ impl Task {
     /// The same with another plan, after the base was lost. There is always something to apply then.
     pub(super) async fn pull_lost_base(&self, guard: &SyncGuard, plan: Plan) -> Result<()> {
         match self.download_changes(self.base(guard)?, 0).await? {
-            Some(changes) => self.apply_with(changes, guard, plan).await,
+            Some(download) => self.apply_with(&download, guard, plan).await,
             None => Err(Error::busy(
                 "the remote has nothing to make a base of; repeat this later",
             )),
@@ -168,14 +177,13 @@ impl Task {
     }
 
     pub(super) async fn apply(&self, downloaded: DbChangesStatus, guard: &SyncGuard) -> Result<()> {
-        let plan = self.plan();
-        self.apply_with(downloaded, guard, plan).await
-    }
-
-    async fn apply_with(&self, downloaded: DbChangesStatus, guard: &SyncGuard, plan: Plan) -> Result<()> {
         if !Arc::ptr_eq(&downloaded.slot.0, &self.download_taken) {
             return Err(Error::misuse("these changes were downloaded for another replica"));
         }
+        self.apply_with(&downloaded.download, guard, self.plan()).await
+    }
+
+    async fn apply_with(&self, downloaded: &Download, guard: &SyncGuard, plan: Plan) -> Result<()> {
         let (state, health) = self.base(guard)?;
         if downloaded.epoch != state.epoch || (health != BaseHealth::Intact && !downloaded.whole) {
             return Err(Error::new(
@@ -191,7 +199,6 @@ impl Task {
         };
         self.rebuild(base, &state, &downloaded.changes, &downloaded.revision, &plan)?;
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
-        drop(downloaded);
         self.checkpoint_if_large(guard);
         self.update_metadata(|m| {
             m.set_revision(&revision);

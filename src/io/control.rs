@@ -63,6 +63,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub struct Control {
     cancelled: AtomicBool,
+    driven: AtomicBool,
     stage: AtomicU8,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -86,6 +87,17 @@ impl Control {
     /// True after [`cancel`](Self::cancel).
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// A driver serves the requests of this operation: they are not for others until the result is dropped.
+    pub fn drive(&self) -> Driven<'_> {
+        self.driven.store(true, Ordering::Release);
+        Driven(self)
+    }
+
+    /// True while a [`Driven`] exists.
+    pub fn is_driven(&self) -> bool {
+        self.driven.load(Ordering::Acquire)
     }
 
     /// An error after [`cancel`](Self::cancel).
@@ -158,6 +170,15 @@ impl Control {
 
     pub(crate) fn changes_done(&self, changes: u64) {
         self.changes_done.fetch_add(changes, Ordering::Relaxed);
+    }
+}
+
+/// See [`Control::drive`].
+pub struct Driven<'a>(&'a Control);
+
+impl Drop for Driven<'_> {
+    fn drop(&mut self) {
+        self.0.driven.store(false, Ordering::Release);
     }
 }
 

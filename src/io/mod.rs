@@ -10,7 +10,7 @@ pub mod files;
 mod operation;
 mod queue;
 
-pub use control::{Control, Progress, Stage};
+pub use control::{Control, Driven, Progress, Stage};
 pub use operation::{Operation, OperationStatus};
 pub use queue::{
     BodySink, HttpRequest, IoItem, MAX_WHOLE_ANSWER, Pending, Response, SyncEngineIo, SyncEngineIoQueue,

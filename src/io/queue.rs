@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use super::control::Control;
 use crate::error::{Category, Code, Error, Result};
 
 /// Longest answer that is kept whole, in bytes: a file, or the body of a request without a [`BodySink`].
@@ -105,6 +106,8 @@ impl Completion {
 pub struct IoItem {
     request: SyncEngineIoRequest,
     completion: Arc<Completion>,
+    /// The operation that waits for it, if it was made for one.
+    owner: Option<Arc<Control>>,
 }
 
 impl IoItem {
@@ -189,12 +192,11 @@ impl IoItem {
         } else {
             message
         };
-        self.completion
-            .finish(Err(Error::new(category, Code::Error, text).retry()));
+        self.fail(Error::new(category, Code::Error, text).retry());
     }
 
-    /// Fails the request with an error that says more than a text.
-    pub(crate) fn fail(&self, error: Error) {
+    /// Fails the request with an error that says more than a message could; the operation ends with it.
+    pub fn fail(&self, error: Error) {
         self.completion.finish(Err(error));
     }
 
@@ -238,18 +240,35 @@ pub struct SyncEngineIoQueue {
     items: Arc<Mutex<VecDeque<IoItem>>>,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
+    /// To whom the requests belong that are put in here.
+    owner: Option<Arc<Control>>,
 }
 
 impl SyncEngineIoQueue {
-    /// The next request, or `None` if there is nothing to do. Requests whose operation is gone are skipped.
-    pub fn take_item(&self) -> Option<IoItem> {
-        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let item = items.pop_front()?;
-            if item.completion.lock().outcome.is_none() {
-                return Some(item);
-            }
+    /// The same queue; requests that are put in through it belong to the operation of `control`.
+    pub fn of(&self, control: &Arc<Control>) -> Self {
+        SyncEngineIoQueue {
+            owner: Some(control.clone()),
+            ..self.clone()
         }
+    }
+
+    /// The next request, or `None` if there is nothing to do. Requests whose operation is gone are skipped, and so are
+    /// those that a driver serves.
+    pub fn take_item(&self) -> Option<IoItem> {
+        self.take(|owner| owner.is_none_or(|owner| !owner.is_driven()))
+    }
+
+    /// The next request of the operation of `control`; those that belong to nobody count as well.
+    pub fn take_item_of(&self, control: &Control) -> Option<IoItem> {
+        self.take(|owner| owner.is_none_or(|owner| std::ptr::eq(owner, control)))
+    }
+
+    fn take(&self, is_mine: impl Fn(Option<&Control>) -> bool) -> Option<IoItem> {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        items.retain(IoItem::is_wanted);
+        let at = items.iter().position(|item| is_mine(item.owner.as_deref()))?;
+        items.remove(at)
     }
 
     /// Bytes of request and answer bodies so far: (sent, received).
@@ -275,6 +294,7 @@ impl SyncEngineIoQueue {
         let item = IoItem {
             request,
             completion: completion.clone(),
+            owner: self.owner.clone(),
         };
         self.items
             .lock()
@@ -376,6 +396,26 @@ mod tests {
         item.push_buffer(b"x");
         item.done();
         assert!(matches!(poll(&mut p), Poll::Ready(Err(e)) if e.message == "no"));
+    }
+
+    #[test]
+    fn operations_with_a_driver_keep_their_requests() {
+        let q = SyncEngineIoQueue::default();
+        let (driven, other) = (Arc::<Control>::default(), Arc::<Control>::default());
+        let serving = driven.drive();
+        let _first = q.of(&driven).full_read("first");
+        let _second = q.of(&other).full_read("second");
+        let _third = q.full_read("third");
+        let path = |item: Option<IoItem>| match item?.request() {
+            SyncEngineIoRequest::FullRead { path } => Some(path.clone()),
+            _ => None,
+        };
+        assert_eq!(path(q.take_item()).as_deref(), Some("second"));
+        assert_eq!(path(q.take_item_of(&other)).as_deref(), Some("third"));
+        assert_eq!(path(q.take_item_of(&other)), None);
+        assert_eq!(path(q.take_item()), None);
+        drop(serving);
+        assert_eq!(path(q.take_item()).as_deref(), Some("first"));
     }
 
     #[test]

@@ -84,6 +84,32 @@ AT(turso_sync_stats_t, network_sent_bytes, 40);
 AT(turso_sync_stats_t, network_received_bytes, 48);
 AT(turso_sync_stats_t, revision, 56);
 
+SIZE(turso_sync_driver_config_t, 80);
+AT(turso_sync_driver_config_t, auth_token, 8);
+AT(turso_sync_driver_config_t, base_url, 16);
+AT(turso_sync_driver_config_t, timeout_ms, 24);
+AT(turso_sync_driver_config_t, deadline_ms, 32);
+AT(turso_sync_driver_config_t, auth_token_callback, 40);
+AT(turso_sync_driver_config_t, auth_token_context, 48);
+AT(turso_sync_driver_config_t, proxy, 56);
+AT(turso_sync_driver_config_t, ca_file, 64);
+AT(turso_sync_driver_config_t, attempts, 72);
+
+SIZE(turso_sync_keep_options_t, 48);
+AT(turso_sync_keep_options_t, debounce_ms, 8);
+AT(turso_sync_keep_options_t, interval_ms, 16);
+AT(turso_sync_keep_options_t, longest_pause_ms, 24);
+AT(turso_sync_keep_options_t, on_change, 32);
+AT(turso_sync_keep_options_t, on_change_context, 40);
+
+SIZE(turso_sync_keeper_status_t, 48);
+AT(turso_sync_keeper_status_t, state, 8);
+AT(turso_sync_keeper_status_t, code, 12);
+AT(turso_sync_keeper_status_t, pushes, 16);
+AT(turso_sync_keeper_status_t, pulls, 24);
+AT(turso_sync_keeper_status_t, failures, 32);
+AT(turso_sync_keeper_status_t, retry_in_ms, 40);
+
 SIZE(turso_sync_options_t, 32);
 AT(turso_sync_options_t, size, 0);
 AT(turso_sync_options_t, conflict_policy, 8);
@@ -153,6 +179,9 @@ VALUE(TURSO_ASYNC_RESULT_NONE, 0);
 VALUE(TURSO_ASYNC_RESULT_CONNECTION, 1);
 VALUE(TURSO_ASYNC_RESULT_CHANGES, 2);
 VALUE(TURSO_ASYNC_RESULT_STATS, 3);
+VALUE(TURSO_SYNC_KEEPER_RUNNING, 1);
+VALUE(TURSO_SYNC_KEEPER_PAUSED, 2);
+VALUE(TURSO_SYNC_KEEPER_RETRYING, 3);
 VALUE(TURSO_SYNC_CONFLICT_POLICY_STOP, 0);
 VALUE(TURSO_SYNC_CONFLICT_POLICY_OVERWRITE, 1);
 VALUE(TURSO_SYNC_CONFLICT_POLICY_SET_ASIDE, 2);

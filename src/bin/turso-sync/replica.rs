@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use turso_sync::driver::{self, DriverConfig};
+use turso_sync::driver::{self, Auth, DriverConfig};
 use turso_sync::engine::{ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts};
 use turso_sync::error::{Error, Result};
 use turso_sync::io::Operation;
@@ -39,7 +39,7 @@ impl Replica {
         Ok(Replica {
             engine: DatabaseSyncEngine::new(opts)?,
             config: DriverConfig {
-                auth_token: token(place)?,
+                auth: token(place)?.map_or(Auth::None, Auth::Fixed),
                 timeout: Duration::from_secs(place.timeout.max(1)),
                 ..DriverConfig::default()
             },

@@ -1,0 +1,243 @@
+//! What a keeper knows: what is wanted, what each side does and when it is due, how it went. No threads, no IO.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Category, Error};
+use crate::io::Control;
+
+/// What a keeper is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepState {
+    /// In sync, or at work.
+    Running,
+    /// Paused, or about to pause.
+    Paused,
+    /// The last attempt of a side has failed; it will try again.
+    Retrying,
+}
+
+/// How keeping in sync goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepStatus {
+    /// What it is doing.
+    pub state: KeepState,
+    /// Pushes that have sent something.
+    pub pushes: u64,
+    /// Times that something of the remote was applied.
+    pub pulls: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Time until the next attempt after a failure; `None` if nothing has failed, or if it waits for a change.
+    pub retry_in: Option<Duration>,
+    /// The error of the last push or else the last pull; `None` if both went well.
+    pub error: Option<Error>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// The two threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Pull,
+    Push,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// For changes of the remote.
+    Waiting,
+    /// What needs no network.
+    Applying,
+    Pushing,
+}
+
+#[derive(Default)]
+pub(super) struct SideState {
+    /// When the next step is to begin; `None` = when something happens.
+    pub due: Option<Instant>,
+    /// A pause after a failure; only a hurry ends it before.
+    held_until: Option<Instant>,
+    /// The next step must not wait for news.
+    hurry: bool,
+    /// A step is under way.
+    pub busy: bool,
+    /// Its operation.
+    pub running: Option<(Doing, Arc<Control>)>,
+    /// Number of the last step that has begun, and of the last that went to its end, well or not.
+    pub begun: u64,
+    pub ended: u64,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Why the last step failed.
+    pub error: Option<Error>,
+}
+
+impl SideState {
+    fn is_in_conflict(&self) -> bool {
+        let conflict = |e: &Error| e.category == Category::Conflict;
+        self.error.as_ref().is_some_and(conflict)
+    }
+
+    /// Begins a step no later than `at`, but not in a pause after a failure.
+    fn due_by(&mut self, at: Instant) {
+        let at = self.held_until.map_or(at, |held| held.max(at));
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Something has changed that a conflict may have waited for.
+    fn release_conflict(&mut self) {
+        if self.is_in_conflict() {
+            self.held_until = None;
+        }
+    }
+}
+
+pub(super) struct State {
+    pub wanted: Wanted,
+    pub sides: [SideState; 2],
+    pushes: u64,
+    pulls: u64,
+    failures: u64,
+}
+
+impl State {
+    pub fn new(now: Instant) -> Self {
+        let mut state = State {
+            wanted: Wanted::Run,
+            sides: Default::default(),
+            pushes: 0,
+            pulls: 0,
+            failures: 0,
+        };
+        state.hurry(now);
+        state
+    }
+
+    pub fn side(&self, side: Side) -> &SideState {
+        let [pull, push] = &self.sides;
+        match side {
+            Side::Pull => pull,
+            Side::Push => push,
+        }
+    }
+
+    pub fn side_mut(&mut self, side: Side) -> &mut SideState {
+        let [pull, push] = &mut self.sides;
+        match side {
+            Side::Pull => pull,
+            Side::Push => push,
+        }
+    }
+
+    /// Everything is due now, whatever has failed before.
+    pub fn hurry(&mut self, now: Instant) {
+        for side in &mut self.sides {
+            side.held_until = None;
+            side.failures = 0;
+            side.hurry = true;
+            side.due = Some(now);
+        }
+    }
+
+    /// Something may be there to push; conflicts may be gone.
+    pub fn committed(&mut self, at: Instant) {
+        let [pull, push] = &mut self.sides;
+        push.release_conflict();
+        push.due_by(at);
+        if pull.is_in_conflict() {
+            pull.release_conflict();
+            pull.due_by(at);
+        }
+    }
+
+    /// Begins a step; true if it must not wait for news.
+    pub fn begin(&mut self, side: Side) -> bool {
+        let side = self.side_mut(side);
+        side.busy = true;
+        side.begun += 1;
+        (side.due, side.held_until) = (None, None);
+        // After a failure, a quick answer tells that all is well again.
+        std::mem::take(&mut side.hurry) || side.failures > 0
+    }
+
+    /// True if the side became due again after its step had begun.
+    pub fn is_overdue(&self, side: Side) -> bool {
+        self.side(side).hurry
+    }
+
+    /// A step ended well; `something` was there to do. Without, the next question to the remote is not before `later`.
+    pub fn succeeded(&mut self, side: Side, something: bool, now: Instant, later: Instant) {
+        let done = self.side_mut(side);
+        (done.busy, done.ended) = (false, done.begun);
+        (done.failures, done.error) = (0, None);
+        match side {
+            Side::Pull => {
+                self.pulls += u64::from(something);
+                let next = if something { now } else { later };
+                let [pull, push] = &mut self.sides;
+                pull.due_by(next);
+                // Another process may have committed; after a conflict only something new helps.
+                if something {
+                    push.release_conflict();
+                }
+                if !push.is_in_conflict() || something {
+                    push.due_by(now);
+                }
+            }
+            Side::Push => self.pushes += u64::from(something),
+        }
+    }
+
+    /// A step was broken off, and begins again.
+    pub fn interrupted(&mut self, side: Side, again: Instant) {
+        let side = self.side_mut(side);
+        side.busy = false;
+        side.due_by(again);
+    }
+
+    /// A step failed. The next attempt is at `again`; that of a push after a conflict, when something has changed.
+    pub fn failed(&mut self, side: Side, error: Error, again: Instant) {
+        self.failures += 1;
+        let waits = side == Side::Push && error.category == Category::Conflict;
+        let failed = self.side_mut(side);
+        (failed.busy, failed.ended) = (false, failed.begun);
+        failed.failures = failed.failures.saturating_add(1);
+        failed.error = Some(error);
+        // Who has asked for another attempt meanwhile, or changed something, has set `due`.
+        if !failed.hurry && !waits {
+            failed.held_until = Some(again);
+            failed.due = Some(again);
+        }
+    }
+
+    /// The operations under way that do one of these.
+    pub fn running(&self, doing: &[Doing]) -> Vec<Arc<Control>> {
+        let running = self.sides.iter().filter_map(|side| side.running.as_ref());
+        let chosen = running.filter(|(what, _)| doing.contains(what));
+        chosen.map(|(_, control)| control.clone()).collect()
+    }
+
+    pub fn status(&self, now: Instant) -> KeepStatus {
+        let [pull, push] = &self.sides;
+        let error = push.error.as_ref().or(pull.error.as_ref());
+        let held = self.sides.iter().filter_map(|side| side.held_until).min();
+        KeepStatus {
+            state: match (self.wanted, error) {
+                (Wanted::Pause | Wanted::Stop, _) => KeepState::Paused,
+                (Wanted::Run, Some(_)) => KeepState::Retrying,
+                (Wanted::Run, None) => KeepState::Running,
+            },
+            pushes: self.pushes,
+            pulls: self.pulls,
+            failures: self.failures,
+            retry_in: held.map(|held| held.saturating_duration_since(now)),
+            error: error.cloned(),
+        }
+    }
+}
