@@ -40,7 +40,7 @@ fn run_until<T>(engine: &DatabaseSyncEngine, mut op: Operation<T>, limit: u64) -
                 .for_each(|piece| item.push_buffer(piece));
             received += room as u64;
             if room < body.len() {
-                if limit % 2 == 0 {
+                if limit.is_multiple_of(2) {
                     // As if the process had ended: nobody hears of it.
                     std::mem::forget(item);
                     return (received, false);
