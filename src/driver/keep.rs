@@ -307,7 +307,7 @@ impl Shared {
                         .backoff
                         .pause(state.side(side).failures + 1, retry_after, chance()),
                 };
-                state.failed(side, e, now + pause.min(LONGEST_TIMEOUT));
+                state.failed(side, e, now, now + pause.min(LONGEST_TIMEOUT));
             }
         }
         drop(state);

@@ -48,6 +48,15 @@ pub(super) enum Side {
     Push,
 }
 
+impl Side {
+    fn other(self) -> Side {
+        match self {
+            Side::Pull => Side::Push,
+            Side::Push => Side::Pull,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     /// For changes of the remote.
@@ -72,6 +81,8 @@ pub(super) struct SideState {
     /// Number of the last step that has begun, and of the last that went to its end, well or not.
     pub begun: u64,
     pub ended: u64,
+    /// Steps of the other side that had ended when the last one began.
+    others_ended: u64,
     /// Failures in a row.
     pub failures: u32,
     /// Why the last step failed.
@@ -158,7 +169,9 @@ impl State {
 
     /// Begins a step; true if it must not wait for news.
     pub fn begin(&mut self, side: Side) -> bool {
+        let others_ended = self.side(side.other()).ended;
         let side = self.side_mut(side);
+        side.others_ended = others_ended;
         side.busy = true;
         side.begun += 1;
         (side.due, side.held_until) = (None, None);
@@ -190,7 +203,14 @@ impl State {
                     push.due_by(now);
                 }
             }
-            Side::Push => self.pushes += u64::from(something),
+            Side::Push => {
+                self.pushes += u64::from(something);
+                let [pull, _] = &mut self.sides;
+                if pull.is_in_conflict() {
+                    pull.release_conflict();
+                    pull.due_by(now);
+                }
+            }
         }
     }
 
@@ -202,9 +222,13 @@ impl State {
     }
 
     /// A step failed. The next attempt is at `again`; that of a push after a conflict, when something has changed.
-    pub fn failed(&mut self, side: Side, error: Error, again: Instant) {
+    pub fn failed(&mut self, side: Side, error: Error, now: Instant, again: Instant) {
         self.failures += 1;
-        let waits = side == Side::Push && error.category == Category::Conflict;
+        let conflict = error.category == Category::Conflict;
+        let waits = side == Side::Push && conflict;
+        // A pull that saw a conflict just before a push settled it must not wait for the next one.
+        let settled = conflict && self.side(side.other()).ended != self.side(side).others_ended;
+        let again = if settled && side == Side::Pull { now } else { again };
         let failed = self.side_mut(side);
         (failed.busy, failed.ended) = (false, failed.begun);
         failed.failures = failed.failures.saturating_add(1);
@@ -238,6 +262,37 @@ impl State {
             failures: self.failures,
             retry_in: held.map(|held| held.saturating_duration_since(now)),
             error: error.cloned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn conflict() -> Error {
+        Error::new(Category::Conflict, Code::Constraint, "no")
+    }
+
+    /// Whichever of the two is noticed first.
+    #[test]
+    fn a_pull_goes_on_when_a_push_has_settled_its_conflict() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(3600);
+        for pull_ends_first in [true, false] {
+            let mut state = State::new(now);
+            state.begin(Side::Pull);
+            state.begin(Side::Push);
+            if pull_ends_first {
+                state.failed(Side::Pull, conflict(), now, later);
+                assert_eq!(state.side(Side::Pull).due, Some(later));
+                state.succeeded(Side::Push, true, now, later);
+            } else {
+                state.succeeded(Side::Push, true, now, later);
+                state.failed(Side::Pull, conflict(), now, later);
+            }
+            assert_eq!(state.side(Side::Pull).due, Some(now), "{pull_ends_first}");
         }
     }
 }
