@@ -244,11 +244,16 @@ impl Client {
             tell.send(refusal.map_or(Ended::Served, Ended::Refused))
                 .unwrap_or(());
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("turso-sync-http".into())
             .spawn(work)
             .map_err(|e| Error::io("start a thread for the request", &e))?;
-        Ok(ended.recv().unwrap_or(Ended::Cancelled))
+        let ended = ended.recv().unwrap_or(Ended::Cancelled);
+        if !matches!(ended, Ended::Cancelled) {
+            // It has nothing left to do but to end. Its panics are caught.
+            thread.join().unwrap_or(());
+        }
+        Ok(ended)
     }
 
     /// Sends the request and passes the answer on, unless it is one after which another attempt makes sense.
