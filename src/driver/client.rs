@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use ureq::http::{Request, Response};
@@ -43,6 +43,32 @@ enum Ended {
     Refused(Refusal),
     /// The operation was cancelled.
     Cancelled,
+}
+
+/// Where an attempt tells how it ended. Not a channel: that would leave the host's thread with memory of Rust's runtime.
+#[derive(Default)]
+struct Ending {
+    ended: Mutex<Option<Ended>>,
+    told: Condvar,
+}
+
+impl Ending {
+    /// The first word counts.
+    fn tell(&self, ended: Ended) {
+        let mut place = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        place.get_or_insert(ended);
+        self.told.notify_all();
+    }
+
+    fn wait(&self) -> Ended {
+        let mut place = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(ended) = place.take() {
+                return ended;
+            }
+            place = self.told.wait(place).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// Why an attempt failed.
@@ -228,12 +254,12 @@ impl Client {
         control: &Control,
         end: Option<Instant>,
     ) -> Result<Ended> {
-        let (tell, ended) = mpsc::channel();
-        let (tell_cancelled, agent) = (tell.clone(), self.agent.clone());
+        let ending = Arc::<Ending>::default();
+        let (tell, tell_cancelled, agent) = (ending.clone(), ending.clone(), self.agent.clone());
         control.on_cancel(move || {
             // Cuts the connections; ureq opens no more for this agent.
             agent.shutdown();
-            tell_cancelled.send(Ended::Cancelled).unwrap_or(());
+            tell_cancelled.tell(Ended::Cancelled);
         });
         let (client, item) = (self.clone(), item.clone());
         let work = move || {
@@ -241,14 +267,13 @@ impl Client {
             let panicked = || Refusal::Broken(Error::internal("the driver panicked; please report it"));
             let refusal = result.unwrap_or_else(|_| Some(panicked()));
             drop(item);
-            tell.send(refusal.map_or(Ended::Served, Ended::Refused))
-                .unwrap_or(());
+            tell.tell(refusal.map_or(Ended::Served, Ended::Refused));
         };
         let thread = std::thread::Builder::new()
             .name("turso-sync-http".into())
             .spawn(work)
             .map_err(|e| Error::io("start a thread for the request", &e))?;
-        let ended = ended.recv().unwrap_or(Ended::Cancelled);
+        let ended = ending.wait();
         if !matches!(ended, Ended::Cancelled) {
             // It has nothing left to do but to end. Its panics are caught.
             thread.join().unwrap_or(());
