@@ -118,9 +118,16 @@ impl Replica {
     fn perform(&self, task: &str) -> Result<()> {
         let engine = &self.engine;
         match task {
-            "write" => self.conn.execute_batch(
-                "BEGIN; UPDATE t SET x = zeroblob(900); UPDATE t SET x = randomblob(1000); COMMIT",
-            ),
+            "write" => {
+                let done = self.conn.execute_batch(
+                    "BEGIN; UPDATE t SET x = zeroblob(900); UPDATE t SET x = randomblob(1000); COMMIT",
+                );
+                // As everywhere with SQLite: not every failure ends the transaction.
+                if done.is_err() && !self.conn.is_autocommit() {
+                    self.sql("ROLLBACK");
+                }
+                done
+            }
             "pull" => drive(engine, engine.pull_changes_from_remote()).map(drop),
             "push" => drive(engine, engine.push_changes_to_remote()),
             "checkpoint" => drive(engine, engine.checkpoint()),
@@ -222,6 +229,16 @@ fn full_disk(world: &World) {
     assert!(failures > 20, "{failures}");
 }
 
+/// The limit that leaves `left` descriptors. It bounds their numbers, and there are gaps between those in use.
+fn limit_for(left: u64) -> u64 {
+    let listed = fs::read_dir("/proc/self/fd").unwrap();
+    let number = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().to_str()?.parse().ok();
+    let mut used: Vec<u64> = listed.filter_map(number).collect();
+    // The listing itself had one.
+    used.retain(|fd| Path::new(&format!("/proc/self/fd/{fd}")).exists());
+    (0..).filter(|fd| !used.contains(fd)).nth(left as usize).unwrap()
+}
+
 /// Fewer and fewer descriptors are left, for every operation.
 fn few_descriptors(world: &World) {
     let mut failures = 0;
@@ -229,15 +246,14 @@ fn few_descriptors(world: &World) {
         for left in 0..16 {
             let name = format!("{task}-{left}");
             let replica = (task != "create").then(|| world.busy_replica(&name));
-            let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
             let done = match &replica {
                 Some(replica) => {
-                    let _limit = Limit::set(libc::RLIMIT_NOFILE, open + left);
+                    let _limit = Limit::set(libc::RLIMIT_NOFILE, limit_for(left));
                     replica.perform(task)
                 }
                 None => {
                     fs::create_dir(world.folder.join(&name)).unwrap();
-                    let _limit = Limit::set(libc::RLIMIT_NOFILE, open + left);
+                    let _limit = Limit::set(libc::RLIMIT_NOFILE, limit_for(left));
                     world.open(&name).map(drop)
                 }
             };
