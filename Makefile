@@ -31,7 +31,7 @@ test: deps test-rust test-c test-crash test-interop ## All tests; installs what 
 	@sh tests/scripts/summary.sh
 
 test-rust: ## Unit, property, integration, header and symbol tests
-	@sh tests/scripts/counted.sh rust $(CARGO) test --features server
+	@sh tests/scripts/counted.sh rust $(CARGO) test --features server --no-fail-fast
 
 test-c: build ## C contract tests and examples, under AddressSanitizer and valgrind
 	@sh tests/scripts/counted.sh c sh tests/scripts/c_tests.sh
