@@ -144,6 +144,30 @@ fn concurrent_use_is_misuse() {
 }
 
 #[test]
+fn a_write_that_is_interrupted_at_its_start_has_counted_nothing() {
+    for capture in [false, true] {
+        let r = Replica::new("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2);");
+        let options = OpenOptions {
+            capture,
+            ..Default::default()
+        };
+        let c = Connection::open(&r.path, options).unwrap();
+        c.execute_batch("UPDATE t SET a = a + 1").unwrap();
+        let mut reading = c.prepare("SELECT * FROM t").unwrap().unwrap().0;
+        reading.step().unwrap();
+        let mut writing = c.prepare("DELETE FROM t").unwrap().unwrap().0;
+        c.interrupt();
+        assert_eq!(writing.step().unwrap_err().code, Code::Interrupt);
+        assert_eq!(reading.step().unwrap_err().code, Code::Interrupt);
+        assert_eq!(
+            one(&c, "SELECT changes() || ' ' || total_changes()"),
+            "'0 2'",
+            "{capture}"
+        );
+    }
+}
+
+#[test]
 fn an_interrupted_write_leaves_no_trace() {
     let r = Replica::new(T);
     let c = r.open();

@@ -102,7 +102,7 @@ fn dropping_a_referenced_table_logs_what_happens_to_other_tables() {
     assert_eq!(
         log,
         [
-            "-c#1<1",
+            "-c#1<1@-1",
             "-<'table','p','p',_,'CREATE TABLE p(id INTEGER PRIMARY KEY)'"
         ]
     );

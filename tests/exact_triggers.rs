@@ -570,6 +570,82 @@ fn foreign_key_actions_of_drop_table_are_replayed() {
 }
 
 #[test]
+fn foreign_key_actions_are_made_effective() {
+    let base = format!(
+        "{LOG} CREATE TABLE p (id INTEGER PRIMARY KEY, k TEXT COLLATE NOCASE UNIQUE);
+         CREATE TABLE c (id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE);
+         CREATE TABLE g (id INTEGER PRIMARY KEY, c REFERENCES c(id) ON DELETE CASCADE, note);
+         CREATE TABLE n (id INTEGER PRIMARY KEY, k REFERENCES p(k) ON DELETE SET NULL ON UPDATE SET NULL);
+         CREATE TABLE d (x, p DEFAULT 9 REFERENCES p ON DELETE SET DEFAULT ON UPDATE SET DEFAULT);
+         CREATE TRIGGER gd AFTER DELETE ON g BEGIN INSERT INTO log(what) VALUES (old.id); END;
+         INSERT INTO p VALUES (1, 'A'), (2, 'B'), (9, 'Z'); INSERT INTO c VALUES (1, 1), (2, 1), (3, 2);
+         INSERT INTO g VALUES (1, 1, 'x'), (2, 1, 'y'), (3, 3, 'z');
+         INSERT INTO n VALUES (1, 'a'), (2, 'B'); INSERT INTO d VALUES (1, 1), (2, 2)"
+    );
+    let statements = [
+        "PRAGMA foreign_keys = 1",
+        "UPDATE p SET id = 20 WHERE id = 2",
+        "DELETE FROM p WHERE id = 1",
+        "UPDATE p SET k = 'q' WHERE id = 20",
+    ];
+    exact(&base, &statements);
+}
+
+/// Two foreign keys on one parent, and a statement that replaces its own rows: which key did it cannot be told from rows.
+#[test]
+fn actions_of_several_foreign_keys_of_one_child_are_all_replayed() {
+    for row in ["('+1.0', ' 1')", "(1, 1)", "(2, 1)", "(1, 2)"] {
+        for actions in ["CASCADE ON UPDATE SET NULL", "SET NULL", "SET DEFAULT"] {
+            let base = format!(
+                "CREATE TABLE p(a INT PRIMARY KEY, b UNIQUE); CREATE TABLE c(x NUMERIC REFERENCES p ON DELETE {actions},
+                   y BOOLEAN REFERENCES p(a) ON DELETE SET NULL ON UPDATE NO ACTION);
+                 INSERT INTO c VALUES {row}"
+            );
+            let statements = [
+                "PRAGMA foreign_keys = 1",
+                "INSERT OR REPLACE INTO p VALUES (1, 1), (2, 3), (1, 4)",
+                "ALTER TABLE p RENAME TO q",
+                "DELETE FROM q",
+            ];
+            exact(&base, &statements);
+        }
+    }
+}
+
+/// The new row comes behind the actions, and is what replaces.
+#[test]
+fn a_replace_in_a_table_that_refers_to_itself_fires_no_delete_triggers() {
+    for action in ["CASCADE", "SET NULL", "SET DEFAULT"] {
+        // Triggers run behind the actions here, before them there: their order is not what this is about.
+        let base = format!(
+            "CREATE TABLE n(d, u, i, b); INSERT INTO n VALUES (0, 0, 0, 0);
+             CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, up DEFAULT 3 REFERENCES t ON DELETE {action});
+             CREATE TRIGGER td AFTER DELETE ON t BEGIN UPDATE n SET d = d + old.id; END;
+             CREATE TRIGGER tu AFTER UPDATE ON t BEGIN UPDATE n SET u = u + old.id; END;
+             CREATE TRIGGER ti AFTER INSERT ON t BEGIN UPDATE n SET i = i + new.id; END;
+             CREATE TRIGGER bd BEFORE DELETE ON t BEGIN UPDATE n SET b = b + old.id; END;
+             INSERT INTO t VALUES (1, 1, NULL), (2, 2, 1), (3, 3, 2), (4, 4, 1), (5, 5, 2), (6, 6, 5)"
+        );
+        let on = "PRAGMA foreign_keys = 1";
+        exact(&base, &[on, "REPLACE INTO t VALUES (9, 1, NULL)"]);
+        exact(&base, &[on, "REPLACE INTO t VALUES (1, 7, NULL)"]);
+        exact(&base, &[on, "DELETE FROM t WHERE id = 1"]);
+    }
+}
+
+/// A trigger that does what a foreign key would do is no foreign-key action.
+#[test]
+fn a_trigger_that_looks_like_a_foreign_key_action_is_none() {
+    let base = format!(
+        "{LOG} CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE SET NULL, n DEFAULT 0);
+         CREATE TRIGGER pd AFTER DELETE ON p BEGIN UPDATE c SET p = NULL WHERE p = old.id; END;
+         CREATE TRIGGER cu AFTER UPDATE OF p ON c BEGIN UPDATE c SET n = n + 1; INSERT INTO log(what) VALUES (old.p); END;
+         INSERT INTO p VALUES (1), (2); INSERT INTO c(p) VALUES (1), (1), (2)"
+    );
+    exact(&base, &["PRAGMA foreign_keys = 0", "DELETE FROM p WHERE id = 1"]);
+}
+
+#[test]
 fn foreign_key_actions_are_known_whatever_the_types() {
     let base = "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE);
          INSERT INTO p VALUES (0), (7); INSERT INTO c VALUES ('0000'), (' 7'), ('7.0'), (x'37')";

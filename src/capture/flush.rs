@@ -39,8 +39,6 @@ pub(super) struct LogRow<'a> {
 pub(super) enum Depth<'a> {
     /// By what the replay of the statement's own changes redoes, see [`Run::places`].
     Redone(Run<'a>),
-    /// One less: DROP TABLE deletes the rows that others refer to, which the replay does not.
-    Dropped(Run<'a>),
     /// As SQLite reports it.
     Exact,
 }
@@ -60,7 +58,7 @@ pub(super) struct LogWriter {
 impl<'a> Depth<'a> {
     fn run(self) -> Option<Run<'a>> {
         match self {
-            Depth::Redone(run) | Depth::Dropped(run) => Some(run),
+            Depth::Redone(run) => Some(run),
             Depth::Exact => None,
         }
     }
@@ -73,11 +71,7 @@ impl<'a> Depth<'a> {
                 ..Place::default()
             };
         };
-        let mut place = place.cloned().unwrap_or_else(|| run.place(change));
-        if let Depth::Dropped(_) = self {
-            place.depth = (place.depth - 1).max(0);
-        }
-        place
+        place.cloned().unwrap_or_else(|| run.place(change))
     }
 }
 
@@ -240,7 +234,7 @@ impl LogWriter {
             && !info.without_rowid
             && info.rowid_column.is_none();
         // Without a program that has run, or one that runs again, there is nothing to override.
-        let overrides = info.has_triggers && place.depth == 0 && !buffer.marks().is_empty();
+        let overrides = info.has_triggers && place.depth <= 0 && !buffer.marks().is_empty();
         let clause = place.clause.number().filter(|_| overrides);
         let result = match change.op {
             RowOp::Update if moved => self

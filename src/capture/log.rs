@@ -120,12 +120,23 @@ pub struct LogEntry {
     /// Mask and values, see above.
     pub updates: Option<Vec<u8>>,
     /// 0 for what a statement did itself, and for what triggers did that nothing else makes fire (those of a view, and
-    /// BEFORE triggers of a row that was then left alone); more for what triggers and foreign-key actions did that are
-    /// redone by whoever replays the change that caused them. Foreign-key actions of DROP TABLE count as its own changes.
+    /// BEFORE triggers of a row that was then left alone); [`ACTION_DEPTH`] for what foreign-key actions did; more for what
+    /// triggers did that are redone by whoever replays the change that caused them.
     pub depth: i64,
 }
 
+/// Depth of what foreign-key actions did. It is replayed, too, because foreign keys are off there.
+pub const ACTION_DEPTH: i64 = -1;
+
+/// SQLite nests triggers up to `SQLITE_MAX_TRIGGER_DEPTH`, 1000 unless it was built otherwise.
+const DEPTH_MAX: i64 = 100_000;
+
 impl LogEntry {
+    /// True if whoever replays the log must do it: no other change brings it about.
+    pub fn is_replayed(&self) -> bool {
+        self.depth <= 0
+    }
+
     /// Bytes of its row images.
     fn image_bytes(&self) -> usize {
         let images = [&self.before, &self.after, &self.updates];
@@ -163,11 +174,18 @@ pub fn read_entries_of(conn: &Connection, table: &str, after: i64, limit: usize)
             before: row.get(6)?,
             after: row.get(7)?,
             updates: row.get(8)?,
-            depth: row.get::<_, Option<i64>>(9)?.unwrap_or(0),
+            depth: depth(row.get::<_, Option<i64>>(9)?)?,
         });
         bytes += entries.last().map_or(0, LogEntry::image_bytes);
     }
     Ok(entries)
+}
+
+fn depth(number: Option<i64>) -> Result<i64> {
+    match number.unwrap_or(0) {
+        depth @ ACTION_DEPTH..=DEPTH_MAX => Ok(depth),
+        _ => Err(Error::corrupt("impossible trigger depth in the change log")),
+    }
 }
 
 /// Writes an entry as it is; used when a pull carries the pending changes over to the new base.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use rusqlite::ffi;
 
 use crate::capture::buffer::{Buffer, Cell, RowChange, RowOp};
+use crate::capture::reals;
 use crate::capture::sqlite::{Db, quoted};
 use crate::capture::table::{TableCache, TableInfo};
 use crate::error::{Error, Result};
@@ -71,14 +72,18 @@ impl Ended<'_> {
 /// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.
 /// `None` if the database does not tell: where columns hide all names of the rowid, SQL cannot reach a row by it.
 pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<Option<bool>> {
+    // See `reals`: what the hook reported as a real may be stored as an integer.
+    let doubtful = tables.has_virtual_reals(db)?;
+    let comparable = |record: Option<Vec<u8>>| match record {
+        Some(record) if doubtful => reals::with_integers(&record).map(Some),
+        record => Ok(record),
+    };
     // Ordered, so that the same statement always asks for the same rows.
     let mut rows: BTreeMap<(usize, Key), Net> = BTreeMap::new();
     for change in buffer.changes() {
         let info = tables.get(db, buffer.table(change.table))?;
-        let (before, after) = (
-            image(buffer, &info, &change.old),
-            image(buffer, &info, &change.new),
-        );
+        let before = comparable(image(buffer, &info, &change.old))?;
+        let after = comparable(image(buffer, &info, &change.new))?;
         let (old_key, new_key) = keys(buffer, &info, change);
         if let Some(key) = old_key {
             let net = rows
@@ -98,13 +103,16 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
         cancelled_out = false;
         let name = buffer.table(table);
         let info = tables.get(db, name)?;
-        match current(db, &info, name, &key)? {
-            Some(now) if now == net.after => return Ok(Some(true)),
-            Some(now) if now == net.before => return Ok(Some(false)),
+        let Some(now) = current(db, &info, name, &key)? else {
+            continue;
+        };
+        match comparable(now)? {
+            now if now == net.after => return Ok(Some(true)),
+            now if now == net.before => return Ok(Some(false)),
             _ => {}
         }
     }
-    Ok(cancelled_out.then_some(false))
+    Ok((cancelled_out && !doubtful).then_some(false))
 }
 
 fn image(buffer: &Buffer, info: &TableInfo, row: &Option<std::ops::Range<usize>>) -> Option<Vec<u8>> {
@@ -126,7 +134,7 @@ fn keys(buffer: &Buffer, info: &TableInfo, change: &RowChange) -> (Option<Key>, 
         let mut builder = RecordBuilder::default();
         for (column, cell) in info.columns.iter().zip(info.real_cells(cells)) {
             if column.key > 0 {
-                buffer.encode(cell, &mut builder);
+                buffer.encode(reals::as_integer(cell), &mut builder);
             }
         }
         let mut out = Vec::new();
@@ -151,6 +159,7 @@ fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Op
         },
         Key::Primary(record) => (keys, record::decode(record)?),
     };
+    let looked_for = reals::with_integers(&record::encode(&values))?;
     let terms = names
         .iter()
         .enumerate()
@@ -172,6 +181,6 @@ fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Op
     let mut row = select.row();
     let image = row.split_off(names.len().min(row.len()));
     // A collation may find a row whose key is spelled differently: that is another row.
-    let same_key = record::encode(&row) == record::encode(&values);
+    let same_key = reals::with_integers(&record::encode(&row))? == looked_for;
     Ok(Some(same_key.then(|| record::encode(&image))))
 }

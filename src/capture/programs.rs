@@ -8,7 +8,8 @@
 //! they are put together to the stack of programs as it was at each change.
 //!
 //! What is not told: when a program ends, and its depth. A program is taken for the child of the innermost one whose
-//! step writes the trigger's table; if the depth of its first own change says otherwise, it is moved.
+//! step writes the trigger's table; if the depth of its first change says otherwise, it is moved, and what was taken
+//! for ended is open again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use crate::capture::authorizer::{identifier, skip_blank, strip_keyword};
 use crate::capture::buffer::{Buffer, Mark, RowChange, RowOp};
 use crate::capture::clause::{Clause, skip_with};
+use crate::capture::log::ACTION_DEPTH;
 use crate::capture::sqlite::Db;
 use crate::error::Result;
 
@@ -206,7 +208,8 @@ impl Run<'_> {
 /// Where a change stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Place {
-    /// How many of the programs around it are run again by whoever replays the statement's own changes.
+    /// How many of the programs around it are run again by whoever replays the changes of the statement itself and of
+    /// foreign-key actions; [`ACTION_DEPTH`] for the latter.
     pub depth: i64,
     /// A delete by an INSERT or UPDATE: a REPLACE has removed the row.
     pub replaced: bool,
@@ -218,15 +221,20 @@ pub(super) struct Place {
 
 /// A program on its way.
 struct Frame {
+    /// `None` for a foreign-key action, the statement itself, and what is not known.
     trigger: Option<Arc<Trigger>>,
+    /// It is a foreign-key action.
+    is_action: bool,
     /// Replaying the change it belongs to runs it again.
     redone: bool,
     step: Option<Step>,
     /// Where in the trigger's text its next step is to be found.
     position: usize,
     parent: usize,
-    /// It has changed a row, so its depth is certain.
+    /// It, or a program inside it, has changed a row, so its depth is certain.
     certain: bool,
+    /// The programs, outermost first, that were taken for ended when it started.
+    ended: Vec<usize>,
     /// Its BEFORE triggers that have run for a row, which has not changed so far.
     pending: Vec<usize>,
 }
@@ -304,11 +312,13 @@ impl Stack {
     fn new(step: Option<Step>, recursive: bool) -> Stack {
         let statement = Frame {
             trigger: None,
+            is_action: false,
             redone: false,
             step,
             position: 0,
             parent: 0,
             certain: true,
+            ended: Vec::new(),
             pending: Vec::new(),
         };
         Stack {
@@ -332,10 +342,12 @@ impl Stack {
         self.frames.push(Frame {
             redone: trigger.as_ref().is_none_or(|t| t.timing == Timing::After),
             trigger,
+            is_action: false,
             step: None,
             position: 0,
             parent: self.open.last().copied().unwrap_or(0),
             certain: false,
+            ended: Vec::new(),
             pending: Vec::new(),
         });
         self.open.push(self.frames.len() - 1);
@@ -355,6 +367,9 @@ impl Stack {
             self.open.truncate(depth + 1);
         }
         self.push(None);
+        if let Some(action) = self.frames.last_mut() {
+            action.is_action = true;
+        }
     }
 
     fn text(&mut self, text: Option<&Text>) {
@@ -381,13 +396,17 @@ impl Stack {
             step.is_some_and(|step| step.may(trigger.event, &trigger.table))
         };
         // What a foreign-key action does is not known.
-        let is_action = |depth: &usize| *depth > 0 && self.at(*depth).is_some_and(|f| f.trigger.is_none());
+        let is_action = |depth: &usize| self.at(*depth).is_some_and(|f| f.is_action);
         let parent = (0..outer)
             .rev()
             .find(fires)
             .or_else(|| (0..outer).rev().find(is_action));
-        self.open.truncate(parent.map_or(outer, |depth| depth + 1));
+        self.open.truncate(outer);
+        let ended = self.open.split_off(parent.map_or(outer, |depth| depth + 1));
         self.push(Some(Arc::clone(trigger)));
+        if let Some(frame) = self.frames.last_mut() {
+            frame.ended = ended;
+        }
         self.await_row();
     }
 
@@ -446,6 +465,11 @@ impl Stack {
             self.move_innermost(depth);
         }
         self.resize(depth + 1);
+        for &id in &self.open {
+            if let Some(frame) = self.frames.get_mut(id) {
+                frame.certain = true;
+            }
+        }
         let maker = self.open.last().copied().unwrap_or(0);
         let fired = |frames: &[Frame], id: usize| {
             let trigger = frames.get(id).and_then(|f| f.trigger.as_ref());
@@ -465,7 +489,6 @@ impl Stack {
             return (maker, false);
         };
         frame.pending = left;
-        frame.certain = true;
         let replaces = |step: &Step| op == RowOp::Delete && step.verb != RowOp::Delete;
         (maker, frame.step.as_ref().is_some_and(replaces))
     }
@@ -494,36 +517,71 @@ impl Stack {
         }
     }
 
-    /// The innermost program stands at `depth` instead.
+    /// The innermost program stands at `depth` instead, and so do those around it where that explains it.
     fn move_innermost(&mut self, depth: usize) {
-        let Some(id) = self.open.pop() else { return };
-        let parent = self.frames.get(id).map_or(0, |f| f.parent);
+        let top = self.open.len() - 1;
+        let uncertain = |&at: &usize| self.at(at).is_some_and(|frame| !frame.certain);
+        let explains = |&at: &usize| {
+            self.at(at)
+                .is_some_and(|frame| at + frame.ended.len() >= at + depth - top)
+        };
+        let outermost = match depth > top {
+            true => (1..=top).rev().take_while(uncertain).find(explains),
+            false => None,
+        };
+        let from = outermost.unwrap_or(top);
+        let moved = self.open.split_off(from);
+        let first = moved.first().copied().unwrap_or(0);
+        let Some(frame) = self.frames.get_mut(first) else {
+            return;
+        };
+        let (ended, parent) = (std::mem::take(&mut frame.ended), frame.parent);
         if let Some(parent) = self.frames.get_mut(parent) {
-            parent.pending.retain(|&pending| pending != id);
+            parent.pending.retain(|&pending| pending != first);
         }
-        self.resize(depth);
+        self.open.extend(ended);
+        self.resize(from + depth - top);
+        for id in moved {
+            self.open_again(id);
+        }
+    }
+
+    /// Opens program `id` below the innermost open one. Parents come first, so it takes a new number.
+    fn open_again(&mut self, id: usize) {
         let parent = self.open.last().copied().unwrap_or(0);
-        // Parents come first: what was opened just now is behind it, so it takes a new number.
-        let moved = self.frames.get_mut(id).map(|frame| Frame {
+        let Some(frame) = self.frames.get_mut(id) else {
+            return;
+        };
+        let again = Frame {
             trigger: frame.trigger.clone(),
+            is_action: frame.is_action,
             redone: frame.redone,
             step: frame.step.take(),
             position: frame.position,
             parent,
             certain: false,
+            ended: std::mem::take(&mut frame.ended),
             pending: std::mem::take(&mut frame.pending),
-        });
-        self.frames.extend(moved);
-        self.open.push(self.frames.len() - 1);
-        self.await_row();
+        };
+        self.frames.push(again);
+        let number = self.frames.len() - 1;
+        self.open.push(number);
+        let waiting = self.frames.get_mut(parent);
+        match waiting.and_then(|parent| parent.pending.iter_mut().find(|pending| **pending == id)) {
+            Some(pending) => *pending = number,
+            None => self.await_row(),
+        }
     }
 
     /// The depth of each program's changes for whoever replays.
     fn levels(&self) -> Vec<i64> {
         let mut levels: Vec<i64> = Vec::with_capacity(self.frames.len());
         for frame in &self.frames {
-            let outer = levels.get(frame.parent).copied().unwrap_or(0);
-            levels.push(outer + i64::from(frame.redone));
+            let outer = levels.get(frame.parent).map_or(0, |&outer| outer.max(0));
+            levels.push(match frame.is_action {
+                true => ACTION_DEPTH,
+                false => outer + i64::from(frame.redone),
+            });
         }
         levels
     }

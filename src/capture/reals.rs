@@ -72,6 +72,27 @@ fn doubtful_cells(buffer: &Buffer, info: &TableInfo, change: &RowChange) -> Vec<
     doubtful.map(|(at, _)| at).collect()
 }
 
+/// The record `row` with whole reals as integers, for comparing.
+pub(super) fn with_integers(row: &[u8]) -> Result<Vec<u8>> {
+    let mut values = record::decode(row)?;
+    for value in &mut values {
+        if let Value::Real(real) = value
+            && let Some(integer) = whole(real.to_bits())
+        {
+            *value = Value::Integer(integer);
+        }
+    }
+    Ok(record::encode(&values))
+}
+
+/// `cell` as an integer if it is a whole real.
+pub(super) fn as_integer(cell: Cell) -> Cell {
+    match cell {
+        Cell::Real(bits) => whole(bits).map_or(cell, Cell::Integer),
+        _ => cell,
+    }
+}
+
 fn whole(bits: u64) -> Option<i64> {
     let real = f64::from_bits(bits);
     (real.fract() == 0.0 && real.abs() <= STORED_AS_INTEGER).then_some(real as i64)

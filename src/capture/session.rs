@@ -280,7 +280,14 @@ impl Session {
         let users_changes = self.hooks.counters.changes(self.db);
         let outcome = match self.before_step(id, kind) {
             Ok(()) => self.run(id, kind).map_err(|e| self.explained(e)),
-            Err(e) => Err(e),
+            Err(e) => {
+                let error = self.failed(id, kind, e, 0);
+                // A statement of ours failed in place of the user's, which would have begun, and counted nothing.
+                if error.sqlite_code.is_some() && self.slot(id)?.counts_changes {
+                    self.hooks.counters.report(self.db, 0);
+                }
+                return Err(error);
+            }
         };
         let counted = self.counted_since(total);
         // After a change of the schema SQLite prepares statements anew.
@@ -525,7 +532,7 @@ impl Session {
                     };
                     let work = &finished.work(work);
                     let recursive = *recursive;
-                    let depth = Depth::Dropped(Run { work, recursive });
+                    let depth = Depth::Redone(Run { work, recursive });
                     let log = &mut capture.log;
                     log.write_changes(&mut buffer, depth, |table| finished.wants_rows_of(table))?;
                     finished.write(db, log, &hooks.ignored)

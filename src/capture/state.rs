@@ -308,7 +308,7 @@ pub fn last_change_id(conn: &Connection) -> Result<i64> {
 
 /// Number of pending changes: captured changes after `acknowledged` that a push would send.
 pub fn count_pending(conn: &Connection, acknowledged: i64) -> Result<i64> {
-    let sql = "SELECT count(*) FROM turso_cdc WHERE change_id > ?1 AND depth = 0";
+    let sql = "SELECT count(*) FROM turso_cdc WHERE change_id > ?1 AND depth <= 0";
     Ok(conn.query_row(sql, [acknowledged], |row| row.get(0))?)
 }
 

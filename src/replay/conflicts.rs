@@ -43,7 +43,7 @@ pub fn list(conn: &Connection) -> Result<Vec<Conflict>> {
     let mut statement = conn.prepare(
         "SELECT conflict, change_id, state, noticed, kind, \"constraint\", sqlite_code, message, table_name, operation,
            \"key\", CASE state WHEN 'set aside' THEN (SELECT count(*) FROM turso_sync_conflicts b WHERE b.conflict = a.conflict)
-             ELSE (SELECT count(*) FROM turso_cdc WHERE change_txn_id = conflict AND depth = 0) END
+             ELSE (SELECT count(*) FROM turso_cdc WHERE change_txn_id = conflict AND depth <= 0) END
          FROM turso_sync_conflicts a WHERE message IS NOT NULL ORDER BY conflict",
     )?;
     let mut rows = statement.query([])?;

@@ -46,11 +46,8 @@
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a
 //!   key that triggers add to such a table may then have other rowids there, and later changes of them find no row.
 //! * Where columns hide all names of the rowid and there is no key, an update of one of several equal rows is a conflict.
-//! * What a trigger did where foreign keys are off, and looks exactly like an action of a declared foreign key, is taken
-//!   for one: it is replayed, too. Where the table has no key that is not the same as doing it once.
 //! * A row that moves to another rowid, and has no other name, is deleted and inserted.
 
-mod cascade;
 mod clause;
 mod conflict;
 pub mod conflicts;

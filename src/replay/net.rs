@@ -17,7 +17,6 @@ use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry, read_entries_of, write_entry_to};
 use crate::error::Result;
 use crate::record::{Value, encode};
-use crate::replay::cascade::Cascades;
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
 use crate::replay::generator::{Generator, RowChange, Set};
 use crate::replay::rebase::encoded;
@@ -84,12 +83,11 @@ struct Net<'a> {
 
 impl Net<'_> {
     fn transaction(&mut self, transaction: &Transaction<'_>, sent: bool) -> Result<()> {
-        let mut cascades = Cascades::default();
         for entry in transaction.entries() {
             let entry = entry?;
             if entry.table == SCHEMA_TABLE {
                 self.ddl(&entry, sent)?;
-            } else if !is_internal(&entry.table) && cascades.replays(&mut self.tables, &self.local, &entry)? {
+            } else if !is_internal(&entry.table) && entry.is_replayed() {
                 self.row(&entry, sent)?;
             }
         }
@@ -125,11 +123,6 @@ impl Net<'_> {
             return Ok(());
         }
         let change = RowChange::decode(&table, entry)?;
-        // By a foreign-key action, which nothing redoes: as if the user had done it.
-        let entry = LogEntry {
-            depth: 0,
-            ..entry.clone()
-        };
         let old = place(&table, &change.before);
         let new = place(&table, &change.after);
         let place = match (change.change_type, old, new) {
@@ -141,12 +134,12 @@ impl Net<'_> {
                 for place in [old, new].into_iter().flatten() {
                     self.forget_place(&table, &place)?;
                 }
-                self.add(entry, sent)?;
+                self.add(entry.clone(), sent)?;
                 return Ok(());
             }
         };
         if self.is_seen_by_triggers(&table) {
-            self.add(entry, sent)?;
+            self.add(entry.clone(), sent)?;
             return Ok(());
         }
         if let Some(earlier) = self.latest(&table, &place)? {
@@ -155,7 +148,7 @@ impl Net<'_> {
                 return write_entry_to(self.scratch, CHANGES, &encoded(&earlier, &merged));
             }
         }
-        let change_id = self.add(entry, sent)?;
+        let change_id = self.add(entry.clone(), sent)?;
         self.set_place(&table, &place, change_id)
     }
 

@@ -4,7 +4,6 @@ use rusqlite::Connection;
 
 use crate::capture::log::LogEntry;
 use crate::error::{Error, Result};
-use crate::replay::cascade::Cascades;
 use crate::replay::conflict::Failure;
 use crate::replay::conflicts::key_json;
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE, mirror};
@@ -60,16 +59,13 @@ impl PushGenerator {
         on: &mut dyn FnMut(ReplayStatement) -> Result<()>,
     ) -> Result<u64> {
         let mut entries = 0;
-        let mut cascades = Cascades::default();
         self.generator.set_overwrite(overwrite);
         for entry in transaction.entries() {
             let entry = entry?;
             entries += 1;
             let statements = if entry.table == SCHEMA_TABLE {
                 self.ddl(&entry, overwrite)?
-            } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.generator, &self.mirror, &entry)?
-            {
+            } else if !is_internal(&entry.table) && entry.is_replayed() {
                 self.generator.change(&self.mirror, &entry)?
             } else {
                 continue;

@@ -9,7 +9,6 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use crate::capture::log::{ChangeType, LogEntry, read_entries, write_entry};
 use crate::error::{Category, Code, Error, Result};
 use crate::record::{Value, encode};
-use crate::replay::cascade::Cascades;
 use crate::replay::conflict::{ConflictKind, Failure};
 use crate::replay::conflicts::{self, Kept, key_json, row_json};
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
@@ -57,8 +56,7 @@ impl RebaseReport {
 /// transaction, with foreign keys off; after an error the caller rolls it back.
 ///
 /// The new log holds the changes as they were executed: re-assigned rowids, records in the layout that tables have
-/// on the new base, foreign-key actions as changes of depth 0, and nothing of what triggers or the base have done
-/// already. Change ids stay.
+/// on the new base, and nothing of what triggers or the base have done already. Change ids stay.
 ///
 /// A constraint failure, and a change whose table or column is gone, is an error of category `Conflict`.
 pub fn rebase(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
@@ -244,12 +242,11 @@ impl<'a> Rebase<'a> {
         overwrite: bool,
     ) -> std::result::Result<u64, Box<Failure>> {
         let mut written = 0;
-        let mut cascades = Cascades::default();
         self.generator.set_overwrite(overwrite);
         let mut last = transaction.first().clone();
         for entry in transaction.entries() {
             let entry = entry.map_err(|e| Box::new(self.failure(&last, e)))?;
-            let replayed = self.entry(&entry, &mut cascades, overwrite);
+            let replayed = self.entry(&entry, overwrite);
             let replayed = replayed.map_err(|e| Box::new(self.failure(&entry, e)))?;
             if let Some(entry) = replayed {
                 write_entry(self.scratch, &entry).map_err(|e| Box::new(self.failure(&entry, e)))?;
@@ -264,16 +261,11 @@ impl<'a> Rebase<'a> {
         Ok(written)
     }
 
-    fn entry(
-        &mut self,
-        entry: &Rc<LogEntry>,
-        cascades: &mut Cascades,
-        overwrite: bool,
-    ) -> Result<Option<LogEntry>> {
+    fn entry(&mut self, entry: &LogEntry, overwrite: bool) -> Result<Option<LogEntry>> {
         if entry.table == SCHEMA_TABLE {
             return self.ddl(entry, overwrite);
         }
-        if is_internal(&entry.table) || !cascades.replays(&mut self.local_tables, &self.local, entry)? {
+        if is_internal(&entry.table) || !entry.is_replayed() {
             return Ok(None);
         }
         self.row(entry)
@@ -302,14 +294,11 @@ impl<'a> Rebase<'a> {
         touched: &mut Touched,
     ) -> Result<Vec<Kept>> {
         let mut kept = Vec::new();
-        let mut cascades = Cascades::default();
         for entry in transaction.entries() {
             let entry = entry?;
             if entry.table == SCHEMA_TABLE {
                 kept.extend(self.pass_over_ddl(&entry, touched)?);
-            } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.local_tables, &self.local, &entry)?
-            {
+            } else if !is_internal(&entry.table) && entry.is_replayed() {
                 let table = self.local_tables.find_table(&self.local, &entry.table)?;
                 let table = table.ok_or_else(|| no_such_table(&entry.table))?;
                 let change = RowChange::decode(&table, &entry)?;
@@ -383,7 +372,6 @@ impl<'a> Rebase<'a> {
         transaction: &Transaction<'_>,
         touched: &Touched,
     ) -> Result<Option<Rc<LogEntry>>> {
-        let mut cascades = Cascades::default();
         for entry in transaction.entries() {
             let entry = entry?;
             if entry.table == SCHEMA_TABLE {
@@ -392,9 +380,7 @@ impl<'a> Rebase<'a> {
                     return Ok(Some(entry));
                 }
                 self.follow(&entry, &ddl)?;
-            } else if !is_internal(&entry.table)
-                && cascades.replays(&mut self.local_tables, &self.local, &entry)?
-            {
+            } else if !is_internal(&entry.table) && entry.is_replayed() {
                 let table = self.local_tables.find_table(&self.local, &entry.table)?;
                 let table = table.ok_or_else(|| no_such_table(&entry.table))?;
                 if touched.has_table(&table.name)
@@ -493,7 +479,7 @@ impl<'a> Rebase<'a> {
             return Ok(None);
         }
         self.execute(entry, &table, &mut change)?;
-        if change == original && entry.depth == 0 {
+        if change == original {
             return Ok(Some(entry.clone()));
         }
         Ok(Some(encoded(entry, &change)))
@@ -774,7 +760,6 @@ pub(super) fn encoded(entry: &LogEntry, change: &RowChange) -> LogEntry {
         before: row(&change.before),
         after: row(&change.after),
         updates: updates.or_else(more),
-        depth: 0,
         ..entry.clone()
     }
 }

@@ -36,8 +36,6 @@ pub(super) struct ForeignKey {
     pub from: Vec<usize>,
     /// Parent columns by name; empty = the parent's primary key.
     pub to: Vec<String>,
-    pub on_update: String,
-    pub on_delete: String,
 }
 
 /// How one row is found on another database.
@@ -229,8 +227,7 @@ fn schema_row(conn: &Connection, name: &str) -> Result<Option<(String, String)>>
 
 fn foreign_keys(conn: &Connection, table: &str, columns: &[Column]) -> Result<Vec<ForeignKey>> {
     let mut statement = conn.prepare_cached(
-        "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete FROM pragma_foreign_key_list(?1, 'main')
-         ORDER BY id, seq",
+        "SELECT id, \"table\", \"from\", \"to\" FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq",
     )?;
     let mut rows = statement.query([table])?;
     let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
@@ -241,8 +238,6 @@ fn foreign_keys(conn: &Connection, table: &str, columns: &[Column]) -> Result<Ve
                 parent: row.get(1)?,
                 from: Vec::new(),
                 to: Vec::new(),
-                on_update: row.get(4)?,
-                on_delete: row.get(5)?,
             };
             keys.push((id, key));
         }

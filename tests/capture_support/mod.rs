@@ -63,7 +63,7 @@ pub fn show(e: &LogEntry) -> String {
             text += &format!("{mark}{}", show_values(&record::decode(record).unwrap()));
         }
     }
-    if e.depth > 0 {
+    if e.depth != 0 {
         text += &format!("@{}", e.depth);
     }
     text
