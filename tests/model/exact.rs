@@ -44,8 +44,14 @@ pub fn run_actions(
         let exists = |seen: &[String]| seen.iter().any(|s| s.ends_with("already exists"));
         // A statement that waits for the write lock is half way; a write of a view asks for it beforehand.
         let in_progress = |seen: &[String]| seen.iter().any(|s| s.ends_with("statements in progress"));
+        // Nor does it look before it alters what another connection has made.
+        let missing = |seen: &[String]| seen.first().is_some_and(|s| s.starts_with("Error 1 no such "));
         let two = done.iter().any(|action| action.connection > 0);
-        if two && (exists(&ours) != exists(&theirs) || in_progress(&ours) != in_progress(&theirs)) {
+        if two
+            && (exists(&ours) != exists(&theirs)
+                || in_progress(&ours) != in_progress(&theirs)
+                || !missing(&ours) && missing(&theirs))
+        {
             return Ok(Ended::Differently);
         }
         // What the interrupt meets may be the replica's own write before one of a view: that ends the transaction.

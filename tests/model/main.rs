@@ -1,7 +1,8 @@
 //! Random programs on replicas, compared with plain SQLite.
 //!
 //! `MODEL_SEED=7` runs one program and prints it; `MODEL_RUNS` and `MODEL_JOBS` set the number of programs and threads,
-//! `MODEL_FIRST` the first seed. A failure prints its seed, and the shortest program that was found for it.
+//! `MODEL_FIRST` the first seed. A failure prints its seed, and the shortest program that was found for it, at once; after
+//! `MODEL_FAILURES` of them (3 by default) a run ends.
 
 mod catalog;
 mod compare;
@@ -34,6 +35,9 @@ use source::Source;
 
 /// A check of one program: where, from what, under which seed; tells what was run.
 type Check = fn(&Place, Source<'_>, u64, &mut Program) -> Result<(), String>;
+
+/// After so many seeds a run tells how far it is.
+const PROGRESS: u64 = 10_000;
 
 fn number(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
@@ -107,7 +111,11 @@ fn run_seeds(check: Check, share: u64) {
                 let mut place = Place::new();
                 for seed in (first + job..first + runs).step_by(jobs as usize) {
                     if let Some(failure) = run_seed(check, &mut place, seed) {
-                        failures.lock().unwrap().push(failure);
+                        eprintln!("{failure}");
+                        failures.lock().unwrap().push((seed, failure));
+                    }
+                    if (seed + 1 - first).is_multiple_of(PROGRESS) {
+                        eprintln!("seeds up to {seed}: {} failures", failures.lock().unwrap().len());
                     }
                     if failures.lock().unwrap().len() >= most {
                         return;
@@ -116,12 +124,14 @@ fn run_seeds(check: Check, share: u64) {
             });
         }
     });
-    let failures = failures.into_inner().unwrap();
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    let (seeds, texts): (Vec<_>, Vec<_>) = failures.into_iter().unzip();
     assert!(
-        failures.is_empty(),
-        "{} failures\n\n{}",
-        failures.len(),
-        failures.join("\n")
+        seeds.is_empty(),
+        "{} failures, seeds {seeds:?}\n\n{}",
+        seeds.len(),
+        texts.join("\n")
     );
 }
 
