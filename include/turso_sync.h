@@ -534,7 +534,8 @@ typedef struct {
      */
     bool bootstrap_if_empty;
     /**
-     * Bytes reserved at the end of each page of a database that starts empty; 0 = none. At most 255.
+     * Bytes that the remote reserves at the end of each page, at most 255: a database that starts empty reserves as many,
+     * and a remote that reserves another number is refused. 0 = whatever the remote has, and none before the first pull.
      */
     int32_t reserved_bytes;
     /**
@@ -559,7 +560,7 @@ typedef struct {
     const char *remote_encryption_key;
     /**
      * Name of the cipher of a remote that is encrypted, such as `"aes256gcm"` or `"aegis256"`. It tells how many bytes
-     * its pages reserve, if `reserved_bytes` is 0. An unknown name is an error. May be NULL.
+     * its pages reserve: 28, 32 or 48; `reserved_bytes` must then be 0 or the same. An unknown name is an error. May be NULL.
      */
     const char *remote_encryption_cipher;
     /**
@@ -599,6 +600,11 @@ typedef struct {
      * Number of names.
      */
     size_t tables_ignore_count;
+    /**
+     * Pages (of 4096 bytes) per request while a replica is downloaded; 0 = no limit. If `pull_bytes_threshold` is set as
+     * well, the smaller of both counts.
+     */
+    uint64_t wal_pull_batch_size;
 } turso_sync_options_t;
 
 /**

@@ -65,6 +65,7 @@ fn documents_name_tests_that_exist() {
         ("README.md", 6),
         ("docs/conflicts.md", 80),
         ("docs/guarantees.md", 25),
+        ("docs/options.md", 15),
     ] {
         let tests = named_tests(document);
         assert!(tests.len() >= least, "{document}: {tests:?}");
@@ -106,6 +107,7 @@ fn lines_with_tests(document: &str) -> usize {
 #[test]
 fn every_promise_has_its_test() {
     assert!(lines_with_tests("docs/guarantees.md") > 20);
+    assert!(lines_with_tests("docs/options.md") > 10);
 }
 
 #[test]

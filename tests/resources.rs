@@ -371,7 +371,7 @@ fn configurations_that_cannot_work_are_refused_before_anything_is_touched() {
     refused("in-memory", with(&|o| o.path = ":memory:".into()));
     refused("client name", with(&|o| o.client_name = String::new()));
     refused("partial sync", with(&|o| o.partial_prefix_bytes = 1));
-    refused("reserved bytes", with(&|o| o.reserved_bytes = 28));
+    refused("scheme", with(&|o| o.remote_url = Some("ftp://h".into())));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

@@ -14,17 +14,6 @@ unsafe impl Versioned for turso_sync_options_t {
     const NAME: &str = "turso_sync_options_t";
 }
 
-/// Reserved bytes per page of the ciphers of Turso Cloud: nonce and tag.
-fn reserved_bytes_of(cipher: &str) -> Result<u8> {
-    let plain: String = cipher.chars().filter(char::is_ascii_alphanumeric).collect();
-    match plain.to_ascii_lowercase().as_str() {
-        "aes128gcm" | "aes256gcm" | "chacha20poly1305" => Ok(28),
-        "aegis128l" | "aegis128x2" | "aegis128x4" => Ok(32),
-        "aegis256" | "aegis256x2" | "aegis256x4" => Ok(48),
-        _ => Err(not_supported(&format!("remote_encryption_cipher {cipher:?}"))),
-    }
-}
-
 /// A number that must not be negative.
 fn unsigned<T: TryFrom<i32>>(name: &str, value: i32) -> Result<T> {
     T::try_from(value).map_err(|_| Error::misuse(format!("{name} is out of range: {value}")))
@@ -46,6 +35,7 @@ pub(super) unsafe fn read(
         // SAFETY: the same contract.
         read.tables_ignore = unsafe { read_names(options.tables_ignore, options.tables_ignore_count) }
             .map_err(|e| e.context("tables_ignore"))?;
+        read.wal_pull_batch_size = options.wal_pull_batch_size;
     }
     Ok(read)
 }
@@ -80,24 +70,17 @@ unsafe fn read_config(config: *const turso_sync_database_config_t) -> Result<Dat
         config.partial_bootstrap_strategy_prefix,
     )?;
     let query = optional(config.partial_bootstrap_strategy_query)?;
-    let of_cipher =
-        optional(config.remote_encryption_cipher)?.map_or(Ok(0), |name| reserved_bytes_of(&name))?;
-    let reserved_bytes = match unsigned::<u8>("reserved_bytes", config.reserved_bytes)? {
-        // A downloaded database has its pages from the remote, as they are.
-        _ if config.bootstrap_if_empty => 0,
-        0 => of_cipher,
-        given => given,
-    };
     Ok(DatabaseSyncEngineOpts {
         path: path.to_owned(),
         remote_url: optional(config.remote_url)?,
         client_name: client_name.to_owned(),
         long_poll_timeout_ms: unsigned("long_poll_timeout_ms", config.long_poll_timeout_ms)?,
         bootstrap_if_empty: config.bootstrap_if_empty,
-        reserved_bytes,
+        reserved_bytes: unsigned("reserved_bytes", config.reserved_bytes)?,
         partial_prefix_bytes: u64::from(partial_prefix),
         partial_query: query.filter(|_| partial_prefix == 0),
         remote_encryption_key: optional(config.remote_encryption_key)?,
+        remote_encryption_cipher: optional(config.remote_encryption_cipher)?,
         push_operations_threshold: config.push_operations_threshold as u64,
         pull_bytes_threshold: config.pull_bytes_threshold as u64,
         ..DatabaseSyncEngineOpts::default()

@@ -56,7 +56,8 @@ pub struct turso_sync_database_config_t {
     pub long_poll_timeout_ms: i32,
     /// Download the remote when the replica is created; otherwise it starts empty and needs no network.
     pub bootstrap_if_empty: bool,
-    /// Bytes reserved at the end of each page of a database that starts empty; 0 = none. At most 255.
+    /// Bytes that the remote reserves at the end of each page, at most 255: a database that starts empty reserves as many,
+    /// and a remote that reserves another number is refused. 0 = whatever the remote has, and none before the first pull.
     pub reserved_bytes: i32,
     /// Partial sync: not supported yet, must be 0.
     pub partial_bootstrap_strategy_prefix: i32,
@@ -69,7 +70,7 @@ pub struct turso_sync_database_config_t {
     /// Key of a remote that is encrypted, in base64; it is sent with every request and stored nowhere. May be NULL.
     pub remote_encryption_key: *const c_char,
     /// Name of the cipher of a remote that is encrypted, such as `"aes256gcm"` or `"aegis256"`. It tells how many bytes
-    /// its pages reserve, if `reserved_bytes` is 0. An unknown name is an error. May be NULL.
+    /// its pages reserve: 28, 32 or 48; `reserved_bytes` must then be 0 or the same. An unknown name is an error. May be NULL.
     pub remote_encryption_cipher: *const c_char,
     /// Row changes per push request; 0 = the library decides. A transaction is never split.
     pub push_operations_threshold: usize,
@@ -94,6 +95,9 @@ pub struct turso_sync_options_t {
     pub tables_ignore: *const *const c_char,
     /// Number of names.
     pub tables_ignore_count: usize,
+    /// Pages (of 4096 bytes) per request while a replica is downloaded; 0 = no limit. If `pull_bytes_threshold` is set as
+    /// well, the smaller of both counts.
+    pub wal_pull_batch_size: u64,
 }
 
 /// An HTTP request. All slices live as long as the item.

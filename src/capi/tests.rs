@@ -1,12 +1,12 @@
 //! Layouts, compared with the contract of the SDK kit (LP64); the boundary; what needs no database.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::Mutex;
 
 use super::boundary::{
-    Handle, VersionedOut, catch, exclusive, status, string_free, string_out, value, versioned_in,
+    Handle, Versioned, VersionedOut, catch, exclusive, status, string_free, string_out, value, versioned_in,
 };
 use super::conflict_types::*;
 use super::conflicts::*;
@@ -57,7 +57,8 @@ fn structures_have_the_layout_of_the_contract() {
     layout!(turso_sync_keep_options_t, 48, size 0, debounce_ms 8, interval_ms 16, longest_pause_ms 24, on_change 32,
         on_change_context 40);
     layout!(turso_sync_keeper_status_t, 48, size 0, state 8, code 12, pushes 16, pulls 24, failures 32, retry_in_ms 40);
-    layout!(turso_sync_options_t, 32, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24);
+    layout!(turso_sync_options_t, 40, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24,
+        wal_pull_batch_size 32);
     layout!(turso_sync_conflict_t, 120, size 0, id 8, change_id 16, state 24, kind 28, operation 32, sqlite_code 36,
         changes 40, unix_time 48, table 56, key 72, constraint 88, message 104);
 }
@@ -256,39 +257,43 @@ fn a_panic_while_a_piece_is_used_fails_the_request() {
 
 // ----------------------------------------------------------------------------------------- structures that may grow
 
-const KNOWN: usize = size_of::<turso_sync_options_t>();
+/// A structure in one of its versions.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Growing {
+    size: usize,
+    number: u32,
+    pointer: *const c_char,
+    count: usize,
+}
+
+// SAFETY: repr(C), and begins with `size`.
+unsafe impl Versioned for Growing {
+    const NAME: &str = "Growing";
+}
+
+const KNOWN: usize = size_of::<Growing>();
 
 /// The options as a caller passes them whose version of the structure has `words` words, the first of which is `size`.
-fn read_words(words: &[usize]) -> crate::error::Result<turso_sync_options_t> {
+fn read_words(words: &[usize]) -> crate::error::Result<Growing> {
     // SAFETY: the tests never tell a size that is larger than `words` unless it is refused.
-    unsafe { versioned_in(words.as_ptr().cast::<turso_sync_options_t>()) }.map(Option::unwrap)
+    unsafe { versioned_in(words.as_ptr().cast::<Growing>()) }.map(Option::unwrap)
 }
 
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn structures_of_other_versions_are_read() {
     // SAFETY: NULL is allowed.
-    assert!(
-        unsafe { versioned_in::<turso_sync_options_t>(ptr::null()) }
-            .unwrap()
-            .is_none()
-    );
+    assert!(unsafe { versioned_in::<Growing>(ptr::null()) }.unwrap().is_none());
     let names = ptr::dangling::<usize>() as usize;
     for size in (8..=KNOWN).step_by(8) {
         let all = [size, 2, names, 5];
         let read = read_words(&all[..size / 8]).unwrap();
         let field = |i: usize| if i * 8 < size { all[i] } else { 0 };
-        let found = (
-            read.conflict_policy as usize,
-            read.tables_ignore as usize,
-            read.tables_ignore_count,
-        );
+        let found = (read.number as usize, read.pointer as usize, read.count);
         assert_eq!(found, (field(1), field(2), field(3)), "{size}");
     }
-    assert_eq!(
-        read_words(&[KNOWN + 16, 1, 0, 0, 0, 0]).unwrap().conflict_policy,
-        1
-    );
+    assert_eq!(read_words(&[KNOWN + 16, 1, 0, 0, 0, 0]).unwrap().number, 1);
     for tail in [[1, 0], [0, 1 << 63]] {
         let e = read_words(&[KNOWN + 16, 1, 0, 0, tail[0], tail[1]]).unwrap_err();
         assert_eq!(e.code, Code::Misuse);
@@ -301,28 +306,24 @@ fn impossible_sizes_are_refused() {
     for size in [0, 1, KNOWN - 1, KNOWN + 1, 4096 + 8, usize::MAX, usize::MAX - 7] {
         let e = read_words(&[size, 0, 0, 0]).unwrap_err();
         assert_eq!(e.code, Code::Misuse, "{size}");
-        assert!(
-            e.message.starts_with("turso_sync_options_t: size is not"),
-            "{}",
-            e.message
-        );
+        assert!(e.message.starts_with("Growing: size is not"), "{}", e.message);
     }
 }
 
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn structures_of_other_versions_are_written() {
-    let value = turso_sync_options_t {
+    let value = Growing {
         size: 99,
-        conflict_policy: u32::MAX,
-        tables_ignore: ptr::without_provenance(7),
-        tables_ignore_count: 8,
+        number: u32::MAX,
+        pointer: ptr::without_provenance(7),
+        count: 8,
     };
     for words in 1..=6 {
         let mut place = [usize::MAX; 6];
         place[0] = words * 8;
         // SAFETY: as large as it tells.
-        unsafe { VersionedOut::new(place.as_mut_ptr().cast::<turso_sync_options_t>()) }
+        unsafe { VersionedOut::new(place.as_mut_ptr().cast::<Growing>()) }
             .unwrap()
             .put(value);
         let mut expected = [words * 8, 0, 7, 8, 0, 0];
@@ -347,12 +348,50 @@ fn read_options(options: &turso_sync_options_t) -> crate::error::Result<Database
 }
 
 fn no_options() -> turso_sync_options_t {
+    // SAFETY: zero is valid for numbers and pointers.
+    let none = unsafe { std::mem::zeroed::<turso_sync_options_t>() };
     turso_sync_options_t {
-        size: KNOWN,
-        conflict_policy: 0,
-        tables_ignore: ptr::null(),
-        tables_ignore_count: 0,
+        size: size_of::<turso_sync_options_t>(),
+        ..none
     }
+}
+
+#[test]
+fn every_field_of_the_configuration_arrives() {
+    // SAFETY: zero is valid for numbers, flags and pointers.
+    let mut config = unsafe { std::mem::zeroed::<turso_sync_database_config_t>() };
+    config.path = c"path".as_ptr();
+    config.client_name = c"name".as_ptr();
+    // SAFETY: readable, with strings that are static.
+    let read = |config: &_| unsafe { options::read(config, ptr::null()) }.unwrap();
+    assert_eq!(read(&config).remote_url, None);
+    config.remote_url = c"https://h".as_ptr();
+    config.long_poll_timeout_ms = 3;
+    config.bootstrap_if_empty = true;
+    config.reserved_bytes = 32;
+    config.partial_bootstrap_strategy_query = c"SELECT 1".as_ptr();
+    config.remote_encryption_key = c"a2V5".as_ptr();
+    config.remote_encryption_cipher = c"aegis128l".as_ptr();
+    config.push_operations_threshold = 4;
+    config.pull_bytes_threshold = 5;
+    let found = read(&config);
+    assert_eq!(
+        (found.path.as_str(), found.client_name.as_str()),
+        ("path", "name")
+    );
+    assert_eq!(found.remote_url.as_deref(), Some("https://h"));
+    assert_eq!(found.long_poll_timeout_ms, 3);
+    assert!(found.bootstrap_if_empty);
+    assert_eq!(found.reserved_bytes, 32);
+    assert_eq!(found.partial_query.as_deref(), Some("SELECT 1"));
+    assert_eq!(found.remote_encryption_key.as_deref(), Some("a2V5"));
+    assert_eq!(found.remote_encryption_cipher.as_deref(), Some("aegis128l"));
+    assert_eq!(
+        (found.push_operations_threshold, found.pull_bytes_threshold),
+        (4, 5)
+    );
+    config.partial_bootstrap_strategy_prefix = 6;
+    assert_eq!(read(&config).partial_prefix_bytes, 6);
 }
 
 #[test]
@@ -362,9 +401,11 @@ fn options_arrive() {
         conflict_policy: 2,
         tables_ignore: names.as_ptr(),
         tables_ignore_count: names.len(),
+        wal_pull_batch_size: 7,
         ..no_options()
     };
     let read = read_options(&options).unwrap();
+    assert_eq!(read.wal_pull_batch_size, 7);
     assert_eq!(read.conflict_policy, ConflictPolicy::SetAside);
     assert_eq!(read.tables_ignore, ["one", "two, three"]);
     let read = read_options(&no_options()).unwrap();

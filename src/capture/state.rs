@@ -178,10 +178,17 @@ pub fn inspect(path: &Path, busy_timeout: Duration) -> Result<FileKind> {
     })
 }
 
-/// Creates a database without tables at `path`. SQLite writes its first page straight into the main file.
-pub fn create_empty(path: &Path, busy_timeout: Duration) -> Result<()> {
+/// Creates a database without tables at `path`. SQLite writes its first page straight into the main file; `prepare` can
+/// determine before how.
+pub fn create_empty(
+    path: &Path,
+    busy_timeout: Duration,
+    prepare: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    switch_to_wal(&open_with(path, flags, busy_timeout)?, path)
+    let conn = open_with(path, flags, busy_timeout)?;
+    prepare(&conn)?;
+    switch_to_wal(&conn, path)
 }
 
 /// Turns the database at `path` (a fresh base) into a replica with `state`, whose header values are taken from the
@@ -333,7 +340,7 @@ mod tests {
             acknowledged: 0,
             header: HeaderValues::default(),
         };
-        create_empty(&path, WAIT).unwrap();
+        create_empty(&path, WAIT, |_| Ok(())).unwrap();
         assert_eq!(inspect(&path, WAIT).unwrap(), FileKind::Nothing);
         initialize(&path, &state, WAIT).unwrap();
         assert_eq!(inspect(&path, WAIT).unwrap(), FileKind::Replica(state.clone()));

@@ -7,15 +7,14 @@
 
 use super::image::{self, Image};
 use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
-use super::remote::Shared;
+use super::remote::{Shared, check_reserved};
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, FileKind, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::SyncEngineIo;
+use crate::pages::reserve_bytes;
 use crate::protocol::pull::PullEvent;
 use crate::protocol::url;
-
-const PAGE_SIZE: u64 = 4096;
 
 impl Task {
     /// `create_db` and `open`.
@@ -32,9 +31,6 @@ impl Task {
     async fn open_with(&self, create: bool, bootstrap: bool) -> Result<()> {
         if self.metadata().is_some() {
             return Ok(());
-        }
-        if let Some(url) = &self.opts.remote_url {
-            url::normalize(url)?;
         }
         // Opening what is there needs no lock: another process may be waiting for its network meanwhile.
         let kind = state::inspect(self.path(), BUSY_TIMEOUT)?;
@@ -175,7 +171,8 @@ impl Task {
             header: Default::default(),
         };
         if base_pages == 0 {
-            state::create_empty(self.path(), BUSY_TIMEOUT)?;
+            let reserved = self.opts.reserved_bytes()?;
+            state::create_empty(self.path(), BUSY_TIMEOUT, |conn| reserve_bytes(conn, reserved))?;
         }
         self.store.initialize(&base_state(&state))?;
         state::initialize(self.path(), &state, BUSY_TIMEOUT)
@@ -213,14 +210,17 @@ impl Task {
         };
         let notes = &self.files.download;
         let image = Shared::new(Image::resume(&self.files.changes, notes, remote.as_deref())?);
-        let chunk = u32::try_from(self.opts.pull_bytes_threshold.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
+        let (chunk, reserved) = (self.opts.pages_per_request(), self.opts.reserved_bytes()?);
         while let Some(request) = image.with(|image| image.next_request(chunk))? {
             let sink = image.clone();
             let answer = self
                 .fetch_pages("bootstrap", &request, move |event| {
                     sink.with(|image| match event {
                         PullEvent::Header(header) => image.header(&header),
-                        PullEvent::Page { page_no, data } => image.page(page_no, data),
+                        PullEvent::Page { page_no, data } => {
+                            check_reserved(page_no, data, reserved)?;
+                            image.page(page_no, data)
+                        }
                     })
                 })
                 .await;

@@ -1,6 +1,7 @@
 //! Configuration of a replica.
 
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
+use crate::protocol::{PAGE_SIZE, url};
 use crate::replay::ConflictPolicy;
 
 /// Longest client name and remote URL, in bytes: they are stored in the metadata.
@@ -20,7 +21,8 @@ pub struct DatabaseSyncEngineOpts {
     pub long_poll_timeout_ms: u32,
     /// Download the remote when the replica is created; otherwise it starts empty and offline.
     pub bootstrap_if_empty: bool,
-    /// Bytes reserved at the end of each page of a database that starts empty; 0 = none.
+    /// Bytes that the remote reserves at the end of each page: a database that starts empty reserves as many, and a
+    /// remote that reserves another number is refused. 0 = whatever the remote has, and none before the first pull.
     pub reserved_bytes: u8,
     /// Partial sync by prefix, in bytes; 0 = off. Not supported yet: a clear error.
     pub partial_prefix_bytes: u64,
@@ -28,10 +30,14 @@ pub struct DatabaseSyncEngineOpts {
     pub partial_query: Option<String>,
     /// Key sent as `x-turso-encryption-key` with every request; only kept in memory.
     pub remote_encryption_key: Option<String>,
+    /// Cipher of a remote that is encrypted, such as `aes256gcm`: another way to say `reserved_bytes`.
+    pub remote_encryption_cipher: Option<String>,
     /// Row changes after which a push starts a new request, at the next end of a transaction; 0 = the default.
     pub push_operations_threshold: u64,
-    /// Bytes per request of a bootstrap; 0 = everything in one request.
+    /// Bytes per request of a bootstrap, in whole pages; 0 = everything in one request.
     pub pull_bytes_threshold: u64,
+    /// The same in pages; 0 = no limit. The smaller of both counts.
+    pub wal_pull_batch_size: u64,
     /// Names of tables that stay local: their rows and schema (with indexes and triggers on them) are never captured
     /// or pushed, and every pull leaves them as they are; a table of that name on the remote is invisible here, except
     /// that a replica made by download starts with its content. Compared without regard to case.
@@ -54,6 +60,7 @@ impl std::fmt::Debug for DatabaseSyncEngineOpts {
             .field("bootstrap_if_empty", &self.bootstrap_if_empty)
             .field("push_operations_threshold", &self.push_operations_threshold)
             .field("pull_bytes_threshold", &self.pull_bytes_threshold)
+            .field("wal_pull_batch_size", &self.wal_pull_batch_size)
             .field("tables_ignore", &self.tables_ignore)
             .finish_non_exhaustive()
     }
@@ -80,23 +87,66 @@ impl DatabaseSyncEngineOpts {
                 "the client name is empty; give the name of your program",
             ));
         }
-        let url = self.remote_url.as_deref().unwrap_or_default();
-        if self.client_name.len().max(url.len()) > MAX_STORED_TEXT {
+        let remote = self.remote_url.as_deref();
+        if self.client_name.len().max(remote.map_or(0, str::len)) > MAX_STORED_TEXT {
             return Err(Error::misuse(format!(
                 "the client name or the remote URL is longer than {MAX_STORED_TEXT} bytes"
             )));
         }
+        remote.map_or(Ok(String::new()), url::normalize)?;
+        // Not repeated: it is a secret.
+        let fits_header = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic());
+        if !self.remote_encryption_key.as_deref().is_none_or(fits_header) {
+            return Err(Error::misuse(
+                "remote_encryption_key is not base64: it is empty, or has characters that no HTTP header may have",
+            ));
+        }
+        self.reserved_bytes()?;
         if self.partial_prefix_bytes > 0 || self.partial_query.is_some() {
             return Err(Error::misuse(
                 "partial sync is not supported yet; leave the partial bootstrap options unset",
             ));
         }
-        if self.reserved_bytes > 0 {
-            return Err(Error::misuse(
-                "reserved bytes are not supported yet; create the replica with bootstrap_if_empty, which takes the \
-                 reserved bytes of the remote",
-            ));
-        }
         Ok(())
+    }
+
+    /// Bytes that each page of the remote must reserve; 0 = nobody says.
+    pub(crate) fn reserved_bytes(&self) -> Result<u8> {
+        let Some(cipher) = &self.remote_encryption_cipher else {
+            return Ok(self.reserved_bytes);
+        };
+        match reserved_bytes_of(cipher)? {
+            needed if self.reserved_bytes == 0 || self.reserved_bytes == needed => Ok(needed),
+            needed => Err(Error::misuse(format!(
+                "remote_encryption_cipher {cipher:?} needs {needed} reserved bytes, but reserved_bytes is {}; leave it 0",
+                self.reserved_bytes
+            ))),
+        }
+    }
+
+    /// Pages that one pull request may ask for; 0 = no limit.
+    pub(crate) fn pages_per_request(&self) -> u32 {
+        let by_bytes = self.pull_bytes_threshold.div_ceil(PAGE_SIZE as u64);
+        let limits = [by_bytes, self.wal_pull_batch_size];
+        let smallest = limits.into_iter().filter(|pages| *pages > 0).min();
+        u32::try_from(smallest.unwrap_or(0)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Reserved bytes per page of the ciphers of Turso Cloud: nonce and tag.
+fn reserved_bytes_of(cipher: &str) -> Result<u8> {
+    let plain: String = cipher.chars().filter(char::is_ascii_alphanumeric).collect();
+    match plain.to_ascii_lowercase().as_str() {
+        "aes128gcm" | "aes256gcm" | "chacha20poly1305" => Ok(28),
+        "aegis128l" | "aegis128x2" | "aegis128x4" => Ok(32),
+        "aegis256" | "aegis256x2" | "aegis256x4" => Ok(48),
+        _ => Err(Error::new(
+            Category::Usage,
+            Code::Error,
+            format!(
+                "remote_encryption_cipher {cipher:?} is not supported; use aes128gcm, aes256gcm, chacha20poly1305, \
+                 aegis128l, aegis128x2, aegis128x4, aegis256, aegis256x2 or aegis256x4"
+            ),
+        )),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::lock::SyncGuard;
-use super::remote::Shared;
+use super::remote::{Shared, check_reserved};
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
@@ -96,11 +96,14 @@ impl Task {
             ..Default::default()
         };
         let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
-        let sink = writer.clone();
+        let (sink, reserved) = (writer.clone(), self.opts.reserved_bytes()?);
         let header = self
             .fetch_pages("pull", &request, move |event| match event {
                 PullEvent::Header(_) => Ok(()),
-                PullEvent::Page { page_no, data } => sink.with(|writer| writer.page(page_no, data)),
+                PullEvent::Page { page_no, data } => {
+                    check_reserved(page_no, data, reserved)?;
+                    sink.with(|writer| writer.page(page_no, data))
+                }
             })
             .await?;
         let pages =

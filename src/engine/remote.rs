@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Task;
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{BodySink, HttpRequest, Response, Stage, SyncEngineIo};
+use crate::pages::{Page, reserved_bytes};
 use crate::protocol::pull::{self, PullDecoder, PullEvent, PullHeader, PullUpdatesRequest};
 
 /// Text by which our server says that it does not know a revision.
@@ -80,6 +81,18 @@ impl Task {
         decoder.finish().map_err(|e| e.context(what))?;
         header.ok_or_else(|| Error::protocol(format!("{what}: the remote's answer has no header")))
     }
+}
+
+/// Refuses the first page of a remote that reserves another number of bytes per page than configured (0 = any).
+pub(super) fn check_reserved(page_no: u32, data: &Page, configured: u8) -> Result<()> {
+    let found = reserved_bytes(data);
+    if page_no != 1 || configured == 0 || found == configured {
+        return Ok(());
+    }
+    Err(Error::identity(format!(
+        "the remote reserves {found} bytes at the end of each page, but this replica is configured for {configured}; set \
+         reserved_bytes, or the cipher, to what the remote has"
+    )))
 }
 
 /// A value that the sink of a request fills in the host's thread while the operation waits.

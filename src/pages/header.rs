@@ -6,6 +6,7 @@ use crate::pages::{PAGE_SIZE, Page};
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const PAGE_SIZE_AT: usize = 16;
 const VERSIONS_AT: usize = 18;
+pub(super) const RESERVED_AT: usize = 20;
 const CHANGE_COUNTER_AT: usize = 24;
 const DB_PAGES_AT: usize = 28;
 const SCHEMA_COOKIE_AT: usize = 40;
@@ -53,6 +54,11 @@ pub fn check_first_page(page: &Page, db_pages: Option<u32>) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Bytes that page 1 says are reserved at the end of each page.
+pub fn reserved_bytes(first: &Page) -> u8 {
+    first[RESERVED_AT]
 }
 
 /// Sets both version bytes.

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use crate::error::{Error, Result};
 use crate::pages::wal::{self, WalIndex};
-use crate::pages::{PAGE_SIZE, Page};
+use crate::pages::{PAGE_SIZE, Page, header};
 
 /// Largest size in bytes that the log keeps after it was reset.
 const LOG_SIZE_LIMIT: u32 = 4 << 20;
@@ -42,6 +42,35 @@ pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection> {
         )));
     }
     Ok(conn)
+}
+
+/// Has the database of `conn`, which is empty yet, reserve `count` bytes at the end of each page.
+pub fn reserve_bytes(conn: &Connection, count: u8) -> Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let sql = "SELECT data FROM sqlite_dbpage WHERE pgno = 1";
+    let first: Option<Vec<u8>> = conn.query_row(sql, [], |row| row.get(0)).optional()?;
+    if let Some(first) = first {
+        let there = first.get(header::RESERVED_AT).copied().unwrap_or_default();
+        return match there == count {
+            true => Ok(()),
+            false => Err(Error::misuse(format!(
+                "there is an empty database that reserves {there} bytes per page already, not {count}; remove it first"
+            ))),
+        };
+    }
+    let mut wanted = i32::from(count);
+    // SAFETY: the connection is open, and this file control reads and writes one int.
+    let rc = unsafe {
+        ffi::sqlite3_file_control(
+            conn.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_RESERVE_BYTES,
+            (&raw mut wanted).cast::<c_void>(),
+        )
+    };
+    check(Some(rc))
 }
 
 /// A connection inside a transaction, with access to the raw bytes of the main file and its log.
@@ -93,6 +122,13 @@ impl Snapshot {
         }
         page.copy_from_slice(data);
         Ok(true)
+    }
+
+    /// Bytes that this snapshot reserves at the end of each page.
+    pub fn reserved_bytes(&self) -> Result<u8> {
+        let mut first = [0; PAGE_SIZE];
+        self.page(1, &mut first)?;
+        Ok(header::reserved_bytes(&first))
     }
 
     /// Image of page `page_no` in the main file itself; false if the file is shorter.

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::error::{Error, Result};
+use crate::pages::main_file::reserve_bytes;
 use crate::pages::overlay::Overlay;
 use crate::pages::spool::Spool;
 use crate::pages::{PAGE_SIZE, Page, header};
@@ -65,6 +66,11 @@ impl Scratch {
         );
         let done = scratch.conn.execute_batch(&setup);
         scratch.explain(done.map_err(Error::from))?;
+        if scratch.overlay.pages() == 0 {
+            // There is no first page that would say so.
+            let reserved = scratch.overlay.base.snapshot.reserved_bytes()?;
+            scratch.explain(reserve_bytes(&scratch.conn, reserved))?;
+        }
         Ok(scratch)
     }
 

@@ -80,6 +80,9 @@ static void test_options(const char *path) {
     FAILS(TURSO_MISUSE, "unknown conflict_policy: 4294967295", new_with(path, &options, &db));
 
     options = options_of(sizeof options);
+    options.wal_pull_batch_size = UINT64_MAX;
+    accepted(path, &options);
+    options = options_of(sizeof options);
     options.tables_ignore = names;
     accepted(path, &options); /* none of them */
     options.tables_ignore_count = sizeof names / sizeof *names;

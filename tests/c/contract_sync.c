@@ -7,6 +7,35 @@
 
 #include "replica.h"
 
+/* What of turso_database_config_t means something for a replica. */
+static void test_database_configuration(const char *path) {
+    turso_database_config_t database;
+    turso_sync_database_config_t sync = sync_config(path);
+    const turso_sync_database_t *db = POISON;
+#define DATABASE_WITH(member, value, status, text)                                                                     \
+    do {                                                                                                               \
+        database = database_config(path);                                                                              \
+        database.member = (value);                                                                                     \
+        FAILS(status, text, turso_sync_database_new(&database, &sync, &db, err()));                                    \
+    } while (0)
+    DATABASE_WITH(path, NULL, TURSO_MISUSE, "null pointer");
+    DATABASE_WITH(path, ":memory:", TURSO_ERROR, "memory");
+    DATABASE_WITH(vfs, "memory", TURSO_ERROR, "memory");
+    DATABASE_WITH(vfs, "tape", TURSO_ERROR, "tape");
+    DATABASE_WITH(experimental_features, "\xff", TURSO_MISUSE, "UTF-8");
+    DATABASE_WITH(encryption_cipher, "aes256gcm", TURSO_ERROR, "encryption of the local database");
+    DATABASE_WITH(encryption_hexkey, "00", TURSO_ERROR, "encryption of the local database");
+    DATABASE_WITH(page_codec, (const turso_page_codec_v1_t *)path, TURSO_ERROR, "page codec");
+    CHECK(db == POISON);
+    database = database_config(path);
+    database.async_io = 0;
+    database.vfs = "syscall";
+    database.experimental_features = "views,strict";
+    if (OK(turso_sync_database_new(&database, &sync, &db, err()))) {
+        turso_sync_database_deinit(db);
+    }
+}
+
 static void test_configuration(const char *directory) {
     const char *path = in_directory(directory, "configuration.db");
     turso_database_config_t database = database_config(path);
@@ -36,12 +65,23 @@ static void test_configuration(const char *directory) {
     WITH(partial_bootstrap_strategy_prefix, INT32_MIN, TURSO_MISUSE, "partial_bootstrap_strategy_prefix");
     WITH(remote_encryption_cipher, "rot13", TURSO_ERROR, "rot13");
     WITH(logical_mvcc_pull, true, TURSO_ERROR, "logical_mvcc_pull");
+    WITH(partial_bootstrap_strategy_prefix, 1, TURSO_MISUSE, "not supported yet");
+    WITH(partial_bootstrap_strategy_query, "SELECT 1", TURSO_MISUSE, "not supported yet");
+    WITH(remote_url, "ftp://remote.example", TURSO_MISUSE, "scheme");
+    WITH(remote_encryption_key, "two words", TURSO_MISUSE, "not base64");
+    WITH(path, "", TURSO_MISUSE, "path");
+    WITH(client_name, "", TURSO_MISUSE, "client name");
+    sync = sync_config(path);
+    sync.remote_encryption_cipher = "aegis256";
+    sync.reserved_bytes = 28;
+    REJECTED(TURSO_MISUSE, "needs 48 reserved bytes");
     WITH(path, ":memory:", TURSO_ERROR, "memory");
     sync = sync_config(path);
     database.open_flags = TURSO_DATABASE_OPEN_READONLY;
     REJECTED(TURSO_ERROR, "READONLY");
     database.open_flags = 4;
     REJECTED(TURSO_MISUSE, "open_flags");
+    test_database_configuration(path);
     CHECK(db == POISON);
     REFUSES(TURSO_MISUSE, turso_sync_database_new(NULL, NULL, NULL, NULL));
 

@@ -110,11 +110,12 @@ AT(turso_sync_keeper_status_t, pulls, 24);
 AT(turso_sync_keeper_status_t, failures, 32);
 AT(turso_sync_keeper_status_t, retry_in_ms, 40);
 
-SIZE(turso_sync_options_t, 32);
+SIZE(turso_sync_options_t, 40);
 AT(turso_sync_options_t, size, 0);
 AT(turso_sync_options_t, conflict_policy, 8);
 AT(turso_sync_options_t, tables_ignore, 16);
 AT(turso_sync_options_t, tables_ignore_count, 24);
+AT(turso_sync_options_t, wal_pull_batch_size, 32);
 
 SIZE(turso_sync_conflict_t, 120);
 AT(turso_sync_conflict_t, size, 0);

@@ -22,9 +22,15 @@ pub struct Remote {
 impl Remote {
     /// A server whose database was made by `sql`.
     pub fn start(sql: &str) -> Remote {
+        Self::start_prepared(sql, |_| ())
+    }
+
+    /// The same; `prepare` has the database before it has a page.
+    pub fn start_prepared(sql: &str, prepare: impl FnOnce(&rusqlite::Connection)) -> Remote {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("remote.db");
         let conn = rusqlite::Connection::open(&path).unwrap();
+        prepare(&conn);
         conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
         conn.execute_batch(sql).unwrap();
         drop(conn);
