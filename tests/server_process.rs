@@ -3,50 +3,16 @@
 
 mod server_support;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use server_support::*;
 use turso_sync::error::Code;
 use turso_sync::protocol::pull::PullUpdatesRequest;
-use turso_sync::server::{Config, Server};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_turso-sync-server");
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn spawn(arguments: &[&str]) -> (Process, Client) {
-    let mut child = Command::new(BINARY)
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
-    (Process(child), Client::new(url))
-}
+use turso_sync::server::{Config, Server, TokenSource};
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(BINARY).args(arguments).output().unwrap()
-}
-
-fn signal(process: &Process, name: &str) {
-    let status = Command::new("kill")
-        .args([name, &process.0.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    Command::new(SERVER).args(arguments).output().unwrap()
 }
 
 #[test]
@@ -107,7 +73,7 @@ fn signals_stop_it_cleanly() {
     for name in ["-TERM", "-INT"] {
         let (mut process, client) = spawn(&[path.to_str().unwrap(), "--sync-server", "127.0.0.1:0"]);
         client.write(&["UPDATE t SET b = 1 WHERE id = 1"]);
-        signal(&process, name);
+        process.signal(name);
         assert!(process.0.wait().unwrap().success());
     }
     // Everything is in the file now.
@@ -185,8 +151,11 @@ fn files_that_cannot_be_served() {
 fn the_token_is_asked_for() {
     let config = Config {
         address: "127.0.0.1:0".to_owned(),
-        database: None,
-        auth_token: Some("s3cret".to_owned()),
+        tokens: TokenSource {
+            write: Some("s3cret".to_owned()),
+            ..Default::default()
+        },
+        ..Default::default()
     };
     let server = Server::start(&config).unwrap();
     let client = Client::new(server.url());
@@ -252,18 +221,11 @@ fn malformed_requests() {
 #[test]
 fn temporary_databases_go_away() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(BINARY);
-    command
-        .args(["127.0.0.1:0"])
-        .env("TMPDIR", dir.path())
-        .stdout(Stdio::piped());
-    let mut process = Process(command.spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(process.0.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let mut command = Command::new(SERVER);
+    command.args(["127.0.0.1:0"]).env("TMPDIR", dir.path());
+    let (mut process, _) = spawn_command(command);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    signal(&process, "-TERM");
+    process.signal("-TERM");
     assert!(process.0.wait().unwrap().success());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -1,70 +1,56 @@
-//! Routes, status codes, authorization and the passage between async requests and blocking SQLite work.
+//! The routes, and the passage between async requests and blocking SQLite work.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use tokio::sync::{Semaphore, mpsc, watch};
+use axum::{Extension, Router};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::access::{Access, Denied, Tokens};
+use super::address::{Target, locate};
+use super::databases::{Database, Databases};
+use super::limits::Limits;
 use super::pull::{self, Answer};
-use super::sql::Pool;
-use super::store::Store;
 use crate::error::{Code, Error};
 use crate::protocol::pipeline::PipelineRequest;
 use crate::protocol::pull::{PullUpdatesRequest, decode_request};
 use crate::protocol::selector::MAX_SELECTOR_LEN;
 
-/// Longest pipeline body accepted, in bytes: a transaction travels in one request.
-const MAX_PIPELINE_BODY: usize = 512 << 20;
 /// Longest pull request accepted, in bytes: a selector and some strings.
 const MAX_PULL_BODY: usize = MAX_SELECTOR_LEN + (64 << 10);
 /// How much of a body that is too long is read before the connection is closed, in bytes.
 const MAX_SURPLUS: usize = 64 << 20;
-/// Longest time a pull is held.
-const MAX_LONG_POLL: Duration = Duration::from_secs(60);
-/// Pulls and pipelines that do SQLite work at the same time.
-const MAX_WORKERS: usize = 64;
-/// Longest time a client may take to accept the next piece of a body.
-const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// What all requests share.
 pub struct Shared {
-    pub store: Arc<Store>,
-    pub pool: Pool,
-    pub auth_token: Option<String>,
-    /// Counts commits; long polls wait on it.
-    pub commits: watch::Sender<u64>,
+    pub databases: Arc<Databases>,
+    pub tokens: Tokens,
+    pub limits: Limits,
     /// Becomes true when the server stops.
     pub stopping: watch::Receiver<bool>,
+    /// Becomes true when what still runs must end.
+    pub cut: Arc<AtomicBool>,
+    /// Requests that do SQLite work at the same time.
     pub workers: Arc<Semaphore>,
 }
 
-impl Shared {
-    pub fn new(store: Store, auth_token: Option<String>, stopping: watch::Receiver<bool>) -> Self {
-        Shared {
-            store: Arc::new(store),
-            pool: Pool::default(),
-            auth_token,
-            commits: watch::Sender::new(0),
-            stopping,
-            workers: Arc::new(Semaphore::new(MAX_WORKERS)),
-        }
-    }
-
-    /// Wakes the long polls.
-    pub fn committed(&self) {
-        self.commits.send_modify(|n| *n += 1);
-    }
+/// A request that has been let in, and the database that it is about.
+pub struct Call {
+    pub shared: Arc<Shared>,
+    pub database: Arc<Database>,
+    /// At least [`Access::Read`].
+    pub access: Access,
 }
 
 /// An answer other than 200.
@@ -91,6 +77,30 @@ impl Refusal {
         }
     }
 
+    /// 403: the client is known, but may not do this.
+    pub fn forbidden(text: impl Into<String>) -> Self {
+        Refusal {
+            status: StatusCode::FORBIDDEN,
+            text: text.into(),
+        }
+    }
+
+    /// 404.
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Refusal {
+            status: StatusCode::NOT_FOUND,
+            text: text.into(),
+        }
+    }
+
+    /// 503: it may work later.
+    pub fn busy(text: impl Into<String>) -> Self {
+        Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            text: text.into(),
+        }
+    }
+
     /// HTTP status.
     pub fn status(&self) -> u16 {
         self.status.as_u16()
@@ -101,7 +111,8 @@ impl Refusal {
         &self.text
     }
 
-    fn internal(text: impl std::fmt::Display) -> Self {
+    /// 500.
+    pub fn internal(text: impl std::fmt::Display) -> Self {
         let text = format!("Internal Server Error: {text}");
         Refusal {
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -113,10 +124,7 @@ impl Refusal {
 impl From<Error> for Refusal {
     fn from(e: Error) -> Self {
         match e.code {
-            Code::Busy => Refusal {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                text: e.message,
-            },
+            Code::Busy => Refusal::busy(e.message),
             _ => Refusal::internal(e),
         }
     }
@@ -124,23 +132,37 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        tracing::debug!(status = self.status.as_u16(), text = %self.text, "request refused");
-        (self.status, self.text).into_response()
+        let mut response = (self.status, self.text).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
     }
 }
 
-/// The routes.
+/// The routes. Those of a database are the same for every database: [`enter`] has taken its name away.
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let of_a_database = Router::new()
         .route("/pull-updates", post(pull_updates))
         .route("/v2/pipeline", post(pipeline))
-        .route_layer(from_fn_with_state(shared.clone(), authorized))
+        .route_layer(from_fn_with_state(shared.clone(), admit));
+    let routes = of_a_database
         .route("/", get(|| async { "turso-sync-server\n" }))
         .route("/health", get(|| async { "ok\n" }))
         .fallback(any(not_found))
         .method_not_allowed_fallback(not_found)
-        .layer(axum::middleware::from_fn(cors))
-        .with_state(shared)
+        .layer(from_fn(cors));
+    // What comes before the choice of a route needs a router around the others.
+    Router::new()
+        .fallback_service(routes)
+        .layer(from_fn_with_state(shared, enter))
 }
 
 async fn not_found() -> (StatusCode, &'static str) {
@@ -167,35 +189,46 @@ async fn cors(request: Request, next: Next) -> Response {
     response
 }
 
-async fn authorized(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let allowed = shared
-        .auth_token
-        .as_deref()
-        .is_none_or(|token| presents(request.headers(), token));
-    if allowed {
-        next.run(request).await
-    } else {
-        (StatusCode::UNAUTHORIZED, "Unauthorized").into_response()
-    }
+/// Finds out which database is meant, and leaves the path below it.
+async fn enter(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok());
+    let (target, uri) = locate(request.uri(), host, shared.databases.named());
+    *request.uri_mut() = uri;
+    request.extensions_mut().insert(target);
+    next.run(request).await
 }
 
-fn presents(headers: &HeaderMap, token: &str) -> bool {
-    let Some(given) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else {
-        return false;
+/// Lets requests with the right token through to the database, which is opened for them.
+async fn admit(
+    State(shared): State<Arc<Shared>>,
+    Extension(target): Extension<Target>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let access = match shared.tokens.access(request.headers(), Some(&target.0)) {
+        Ok(access) if access >= Access::Read => access,
+        Ok(_) | Err(Denied::TooLittle) => {
+            return Err(Refusal::forbidden("the token is not for this database"));
+        }
+        Err(Denied::Unknown) => {
+            return Err(Refusal {
+                status: StatusCode::UNAUTHORIZED,
+                text: "Unauthorized".to_owned(),
+            });
+        }
     };
-    let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else {
-        return false;
-    };
-    // The time this takes must not tell how much of a guess was right.
-    let differences = given
-        .iter()
-        .zip(token.as_bytes())
-        .fold(0, |d, (a, b)| d | (a ^ b));
-    scheme.eq_ignore_ascii_case(b"Bearer ") && given.len() == token.len() && differences == 0
+    let may_create = access >= Access::Write;
+    let database = shared.databases.get(&target.0, may_create).await?;
+    request.extensions_mut().insert(Arc::new(Call {
+        shared,
+        database,
+        access,
+    }));
+    Ok(next.run(request).await)
 }
 
 /// The whole body, unless it is longer than `limit`.
-async fn body_of(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
+pub(super) async fn body_of(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
     let mut pieces = request.into_body().into_data_stream();
     let (mut body, mut surplus) = (Vec::new(), 0);
     while let Some(piece) = pieces.next().await {
@@ -220,98 +253,115 @@ async fn body_of(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// Runs `work` on a thread where it may block, together with at most [`MAX_WORKERS`] others.
-async fn blocking<T, F>(shared: &Arc<Shared>, work: F) -> Result<T, Refusal>
+/// Runs `work` on a thread where it may block, together with a bounded number of others.
+pub(super) async fn blocking<T, F>(call: &Arc<Call>, work: F) -> Result<T, Refusal>
 where
     T: Send + 'static,
-    F: FnOnce(&Shared) -> Result<T, Refusal> + Send + 'static,
+    F: FnOnce(&Call) -> Result<T, Refusal> + Send + 'static,
 {
-    let permit = shared
-        .workers
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(Refusal::internal)?;
-    let shared = shared.clone();
+    let permit = call.shared.turn().await?;
+    let call = call.clone();
     let work = move || {
         let _permit = permit;
-        work(&shared)
+        work(&call)
     };
     spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(Refusal::internal(e)))
 }
 
-async fn pipeline(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
-    let body = body_of(request, MAX_PIPELINE_BODY).await?;
-    let answer = blocking(&shared, move |shared| {
+impl Shared {
+    /// Waits until one more request may do SQLite work.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let turn = self.workers.clone().acquire_owned();
+        match tokio::time::timeout(self.limits.queue_time, turn).await {
+            Ok(permit) => permit.map_err(Refusal::internal),
+            Err(_) => Err(Refusal::busy(
+                "too many requests at the same time; try again later",
+            )),
+        }
+    }
+}
+
+async fn pipeline(Extension(call): Extension<Arc<Call>>, request: Request) -> Result<Response, Refusal> {
+    let body = body_of(request, call.shared.limits.body).await?;
+    let answer = blocking(&call, move |call| {
         let request = PipelineRequest::parse(&body).map_err(|e| Refusal::bad_request(e.message))?;
         drop(body);
-        let (answer, wrote) = shared.pool.run(&shared.store, request)?;
+        let database = &call.database;
+        let sessions = match call.access {
+            Access::Write => &database.pool,
+            _ => &database.readers,
+        };
+        let (answer, wrote) = sessions.run(&database.store, request)?;
         if wrote {
-            shared.committed();
+            database.committed();
         }
         Ok(answer.to_bytes()?)
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], answer.await?).into_response())
 }
 
-async fn pull_updates(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
+async fn pull_updates(Extension(call): Extension<Arc<Call>>, request: Request) -> Result<Response, Refusal> {
     let body = body_of(request, MAX_PULL_BODY).await?;
     let request = Arc::new(decode_request(&body).map_err(|e| Refusal::bad_request(e.message))?);
-    let answer = answer_or_wait(&shared, request).await?;
+    let answer = answer_or_wait(&call, request).await?;
     let mut response = Response::builder().header(header::CONTENT_TYPE, "application/protobuf");
     if let Some(len) = answer.content_length() {
         response = response.header(header::CONTENT_LENGTH, len);
     }
     response
-        .body(stream(&shared, answer).await?)
+        .body(stream(&call, answer).await?)
         .map_err(Refusal::internal)
 }
 
 /// Works out the answer; holds it while it would be empty and the client is willing to wait.
-async fn answer_or_wait(shared: &Arc<Shared>, request: Arc<PullUpdatesRequest>) -> Result<Answer, Refusal> {
+pub(super) async fn answer_or_wait(
+    call: &Arc<Call>,
+    request: Arc<PullUpdatesRequest>,
+) -> Result<Answer, Refusal> {
     let patience = match (request.client_revision.as_str(), request.server_revision.as_str()) {
         ("", _) => Duration::ZERO,
-        (_, "") => Duration::from_millis(request.long_poll_timeout_ms.into()).min(MAX_LONG_POLL),
+        (_, "") => {
+            Duration::from_millis(request.long_poll_timeout_ms.into()).min(call.shared.limits.long_poll)
+        }
         _ => Duration::ZERO,
     };
     let deadline = Instant::now() + patience;
-    let mut commits = shared.commits.subscribe();
-    let mut stopping = shared.stopping.clone();
+    let mut commits = call.database.commits.subscribe();
+    let mut stopping = call.shared.stopping.clone();
     loop {
         // Before looking, so that a commit during the look is not missed.
         commits.mark_unchanged();
         let request = request.clone();
-        let answer = blocking(shared, move |shared| pull::answer(&shared.store, &request)).await?;
-        if !answer.is_empty() || patience.is_zero() || *stopping.borrow() {
+        let answer = blocking(call, move |call| pull::answer(&call.database.store, &request)).await?;
+        if !answer.is_empty() || Instant::now() >= deadline || *stopping.borrow() {
             return Ok(answer);
         }
+        // The snapshot in it would keep the log from starting over.
+        drop(answer);
         tokio::select! {
             _ = commits.changed() => {}
-            _ = stopping.changed() => return Ok(answer),
-            () = tokio::time::sleep_until(deadline) => return Ok(answer),
+            _ = stopping.changed() => {}
+            () = tokio::time::sleep_until(deadline) => {}
         }
     }
 }
 
 /// The body of `answer`, produced as fast as the client reads it.
-async fn stream(shared: &Arc<Shared>, answer: Answer) -> Result<Body, Refusal> {
-    let permit = shared
-        .workers
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(Refusal::internal)?;
+pub(super) async fn stream(call: &Arc<Call>, answer: Answer) -> Result<Body, Refusal> {
+    let permit = call.shared.turn().await?;
     let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
     let runtime = tokio::runtime::Handle::current();
-    // The store must outlive the snapshot: it owns the handle that keeps SQLite's locks alive.
-    let store = shared.store.clone();
+    let call = call.clone();
     spawn_blocking(move || {
-        let (_permit, _store) = (permit, store);
-        let send = |piece| runtime.block_on(sender.send_timeout(piece, STALL_LIMIT)).is_ok();
+        let _permit = permit;
+        let limit = call.shared.limits.patience;
+        let send = |piece| {
+            !call.shared.cut.load(Ordering::Relaxed)
+                && runtime.block_on(sender.send_timeout(piece, limit)).is_ok()
+        };
         if let Err(e) = answer.write(&mut |piece| send(Ok(Bytes::from(piece)))) {
-            tracing::error!(error = %e, "a pull was cut short");
             // The client sees a broken connection, not a complete body.
             send(Err(std::io::Error::other(e)));
         }

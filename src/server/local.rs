@@ -1,8 +1,10 @@
 //! The server without a network.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::http::Refusal;
+use super::limits::Limits;
 use super::pull;
 use super::sql::Pool;
 use super::store::Store;
@@ -21,7 +23,7 @@ impl LocalServer {
     /// Opens or creates the database at `database`.
     pub fn open(database: &Path) -> Result<Self> {
         Ok(LocalServer {
-            pool: Pool::default(),
+            pool: Pool::writing(&Limits::default(), &Arc::default()),
             store: Store::open(Some(database))?,
         })
     }

@@ -1,12 +1,18 @@
-//! The bundled sync server: any ordinary SQLite file, served to replicas.
+//! The bundled sync server: any ordinary SQLite file, or a folder of them, served to replicas.
 //!
-//! `store` owns the database and takes revisions of it, `history` remembers which page changed at which
-//! revision, `wal` finds out from the write-ahead log, `pull` and `sql` answer the two kinds of requests, `http`
-//! connects them to the network. All SQLite work runs on threads that may block.
+//! `store` owns a database and takes revisions of it, `history` remembers which page changed at which revision,
+//! `wal` finds out from the write-ahead log, `pull` and `sql` answer the two kinds of requests. `databases` opens and
+//! closes them, `access` knows who may do what, `address` what a URL means, `http` has the routes, and `net` the
+//! connections. All SQLite work runs on threads that may block. `limits` bounds all of it.
 
+mod access;
+mod address;
+mod databases;
 mod history;
 mod http;
+mod limits;
 mod local;
+mod net;
 mod pull;
 mod sql;
 mod store;
@@ -15,32 +21,43 @@ mod wal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::error::{Category, Code, Error, Result};
+pub use access::TokenSource;
+use access::Tokens;
+use databases::Databases;
 use http::Shared;
+pub use limits::Limits;
 pub use local::LocalServer;
-use store::Store;
+
+use crate::error::{Category, Code, Error, Result};
 
 /// How often the server looks for idle snapshots, a long log and writers that are not its own.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
-/// How long running requests may take to end when the server stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long requests that were cut off may take to notice.
+const CUT_LIMIT: Duration = Duration::from_secs(2);
 
-/// What to serve, and where.
-#[derive(Debug, Clone, Default)]
+/// What to serve, where, and to whom.
+#[derive(Clone, Default)]
 pub struct Config {
     /// Address such as `127.0.0.1:8080`; port 0 takes any free one.
     pub address: String,
-    /// The database; a temporary one, deleted at the end, if missing.
+    /// The database; a temporary one, deleted at the end, if this and `folder` are missing.
     pub database: Option<PathBuf>,
-    /// Token that clients must present; anybody may call if missing.
-    pub auth_token: Option<String>,
+    /// Serves every `NAME.db` in this folder at `/NAME` instead.
+    pub folder: Option<PathBuf>,
+    /// Databases of the folder that do not exist are made when somebody who may write asks for them.
+    pub create: bool,
+    /// Tokens that clients must present; anybody may call if there are none.
+    pub tokens: TokenSource,
+    /// How much of everything a client can have.
+    pub limits: Limits,
 }
 
 /// A running server; dropping it stops it.
@@ -48,7 +65,7 @@ pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     serving: Option<JoinHandle<()>>,
-    shared: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
     /// `None` only while stopping.
     runtime: Option<Runtime>,
 }
@@ -60,7 +77,8 @@ impl Server {
             let text = format!("cannot listen on {}: {e}", config.address);
             Error::new(Category::Network, Code::IoErr, text)
         };
-        let store = Store::open(config.database.as_deref())?;
+        let (stop, stopping) = watch::channel(false);
+        let shared = Arc::new(share(config, stopping.clone())?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -70,15 +88,13 @@ impl Server {
             .block_on(TcpListener::bind(&config.address))
             .map_err(network)?;
         let address = listener.local_addr().map_err(network)?;
-        let (stop, stopping) = watch::channel(false);
-        let shared = Arc::new(Shared::new(store, config.auth_token.clone(), stopping.clone()));
         runtime.spawn(keep_house(shared.clone(), stopping.clone()));
-        let serving = runtime.spawn(serve(listener, shared.clone(), stopping));
+        let serving = runtime.spawn(net::serve(listener, shared.clone(), stopping));
         Ok(Server {
             address,
             stop,
             serving: Some(serving),
-            shared: Some(shared),
+            shared,
             runtime: Some(runtime),
         })
     }
@@ -94,18 +110,24 @@ impl Server {
     }
 
     /// Blocks until the process is told to end (SIGINT, SIGTERM). Calls `ready` as soon as signals are caught:
-    /// whoever learns from it that the server runs may send one at once.
+    /// whoever learns from it that the server runs may send one at once. A second signal ends the process at once.
+    /// SIGHUP reads the file of tokens again.
     pub fn wait_for_signal(&self, ready: impl FnOnce()) -> Result<()> {
         let runtime = self
             .runtime
             .as_ref()
             .ok_or_else(|| Error::misuse("the server has been stopped"))?;
+        let reload = || match self.shared.tokens.reload() {
+            Ok(count) => tracing::info!(count, "tokens have been read again"),
+            Err(e) => tracing::error!(error = %e, "the old tokens go on to count"),
+        };
         runtime
-            .block_on(signal(ready))
+            .block_on(signals::wait(ready, reload))
             .map_err(|e| Error::io("wait for signals", &e))
     }
 
-    /// Stops: no new connections, running requests end, the log is checkpointed, the files are closed.
+    /// Stops: no new connections, long polls are answered, running requests end, and if they take too long are rolled
+    /// back; the logs are checkpointed, the files are closed.
     pub fn shutdown(mut self) {
         self.stop();
     }
@@ -115,13 +137,17 @@ impl Server {
             return;
         };
         self.stop.send_replace(true);
-        if let Some(serving) = self.serving.take() {
-            let _ = runtime.block_on(async { tokio::time::timeout(DRAIN_LIMIT, serving).await });
+        if let Some(mut serving) = self.serving.take() {
+            runtime.block_on(async {
+                let stop_time = self.shared.limits.stop_time;
+                if tokio::time::timeout(stop_time, &mut serving).await.is_err() {
+                    self.shared.cut.store(true, Ordering::Relaxed);
+                    let _ = tokio::time::timeout(CUT_LIMIT, serving).await;
+                }
+            });
         }
-        runtime.shutdown_timeout(DRAIN_LIMIT);
-        if let Some(shared) = self.shared.take() {
-            shared.pool.clear();
-        }
+        runtime.shutdown_timeout(CUT_LIMIT);
+        self.shared.databases.close_all();
     }
 }
 
@@ -131,59 +157,68 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
-    let stopped = async move {
-        let _ = stopping.wait_for(|stop| *stop).await;
+fn share(config: &Config, stopping: watch::Receiver<bool>) -> Result<Shared> {
+    let limits = &config.limits;
+    let cut = Arc::new(AtomicBool::new(false));
+    let tokens = Tokens::load(config.tokens.clone(), config.folder.is_some())?;
+    let databases = match (&config.folder, &config.database) {
+        (Some(_), Some(_)) => return Err(Error::misuse("serve either a database or a folder of them")),
+        (Some(folder), None) => Databases::folder(folder, config.create, limits, cut.clone())?,
+        (None, path) => Databases::one(path.as_deref(), limits, cut.clone())?,
     };
-    if let Err(e) = axum::serve(listener, http::router(shared))
-        .with_graceful_shutdown(stopped)
-        .await
-    {
-        tracing::error!(error = %e, "the server ended");
-    }
+    Ok(Shared {
+        databases: Arc::new(databases),
+        tokens,
+        limits: limits.clone(),
+        stopping,
+        cut,
+        workers: Arc::new(Semaphore::new(limits.workers)),
+    })
 }
 
 async fn keep_house(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
-    let mut log = shared.store.log_stamp();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
-        let store = shared.store.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            store.drop_stale();
-            if store.wants_checkpoint()
-                && let Err(e) = store.checkpoint()
-            {
-                tracing::warn!(error = %e, "checkpoint failed; it will be tried again");
-            }
-            store.log_stamp()
-        });
-        if let Ok(now) = work.await
-            && now != log
-        {
-            log = now;
-            shared.committed();
-        }
+        let complain = |database: &str, e: &Error| {
+            tracing::warn!(database, error = %e, "checkpoint failed; it will be tried again");
+        };
+        shared.databases.keep_house(complain).await;
     }
 }
 
 #[cfg(unix)]
-async fn signal(ready: impl FnOnce()) -> std::io::Result<()> {
+mod signals {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    ready();
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+
+    /// Waits for SIGTERM or SIGINT; calls `reload` at every SIGHUP.
+    pub async fn wait(ready: impl FnOnce(), reload: impl Fn()) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        ready();
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => reload(),
+            }
+        }
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            // SAFETY: the default action has no handler that could do anything wrong, and these are signals.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
     }
 }
 
 #[cfg(not(unix))]
-async fn signal(ready: impl FnOnce()) -> std::io::Result<()> {
-    ready();
-    tokio::signal::ctrl_c().await
+mod signals {
+    pub async fn wait(ready: impl FnOnce(), _reload: impl Fn()) -> std::io::Result<()> {
+        ready();
+        tokio::signal::ctrl_c().await
+    }
 }

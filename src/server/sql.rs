@@ -8,6 +8,8 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, ToSql};
 
+use super::http::Refusal;
+use super::limits::Limits;
 use super::store::Store;
 use crate::error::{Error, Result};
 use crate::protocol::pipeline::{
@@ -17,41 +19,93 @@ use crate::protocol::pipeline::{
 use crate::protocol::sqlite_code;
 use crate::record::Value;
 
-/// Longest time one pipeline request may run.
-const TIME_LIMIT: Duration = Duration::from_secs(300);
-/// Most bytes of row data in the answer to one request.
-const MAX_ROW_BYTES: usize = 128 << 20;
 /// Idle connections kept open.
 const POOL_SIZE: usize = 8;
+/// How long one is kept without being used.
+const KEEP_IDLE: Duration = Duration::from_secs(60);
 /// Virtual-machine instructions between two looks at the clock.
 const PROGRESS_OPS: i32 = 10_000;
 
+/// What holds for every session of a pool.
+#[derive(Clone)]
+struct Terms {
+    /// Statements that write are refused.
+    read_only: bool,
+    /// Longest time one request may run.
+    time: Duration,
+    /// Most bytes of row data in the answer to one request.
+    rows: usize,
+    /// Becomes true when running requests must end.
+    cut: Arc<AtomicBool>,
+}
+
 /// Connections for pipeline requests, each used by one request at a time.
-#[derive(Default)]
-pub struct Pool(Mutex<Vec<Session>>);
+pub struct Pool {
+    terms: Terms,
+    /// With the time since when they are idle.
+    idle: Mutex<Vec<(Instant, Session)>>,
+}
 
 impl Pool {
+    /// For clients that may do everything. Requests end early when `cut` becomes true.
+    pub fn writing(limits: &Limits, cut: &Arc<AtomicBool>) -> Self {
+        Self::new(false, limits, cut)
+    }
+
+    /// For clients that may only read.
+    pub fn reading(limits: &Limits, cut: &Arc<AtomicBool>) -> Self {
+        Self::new(true, limits, cut)
+    }
+
+    fn new(read_only: bool, limits: &Limits, cut: &Arc<AtomicBool>) -> Self {
+        let terms = Terms {
+            read_only,
+            time: limits.statement_time,
+            rows: limits.rows,
+            cut: cut.clone(),
+        };
+        Pool {
+            terms,
+            idle: Mutex::default(),
+        }
+    }
+
     /// Runs `request`; returns the answer and whether anything may have been written.
-    pub fn run(&self, store: &Store, request: PipelineRequest) -> Result<(PipelineResponse, bool)> {
+    pub fn run(
+        &self,
+        store: &Store,
+        request: PipelineRequest,
+    ) -> std::result::Result<(PipelineResponse, bool), Refusal> {
+        self.with_session(store, |session| session.run(request))
+    }
+
+    fn with_session<T, E: From<Error>>(
+        &self,
+        store: &Store,
+        work: impl FnOnce(&mut Session) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         let idle = self.idle().pop();
-        let mut session = idle.map_or_else(|| Session::open(store), Ok)?;
-        let answer = session.run(request)?;
+        let mut session = match idle {
+            Some((_, session)) => session,
+            None => Session::open(store, self.terms.clone())?,
+        };
+        let answer = work(&mut session)?;
         if session.reusable() {
             let mut idle = self.idle();
             if idle.len() < POOL_SIZE {
-                idle.push(session);
+                idle.push((Instant::now(), session));
             }
         }
         Ok(answer)
     }
 
-    /// Closes all idle connections.
-    pub fn clear(&self) {
-        self.idle().clear();
+    /// Closes connections that nobody has used for a while.
+    pub fn drop_idle(&self) {
+        self.idle().retain(|(since, _)| since.elapsed() < KEEP_IDLE);
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Session)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,13 +114,22 @@ struct Session {
     conn: Connection,
     /// A statement left something behind that the next request must not see.
     tainted: Arc<AtomicBool>,
+    terms: Terms,
+    /// When the running request must have ended.
+    deadline: Instant,
+    /// A statement of the running request would have written, and must not.
+    forbidden: bool,
+    /// The running request was ended because the server stops.
+    cut_off: bool,
     wrote: bool,
     row_bytes: usize,
 }
 
 impl Session {
-    fn open(store: &Store) -> Result<Self> {
+    fn open(store: &Store, terms: Terms) -> Result<Self> {
         let conn = store.connect()?;
+        // Whoever may only read is stopped before; this is for what nobody has thought of.
+        conn.pragma_update(None, "query_only", terms.read_only)?;
         let tainted = Arc::new(AtomicBool::new(false));
         let taint = tainted.clone();
         conn.authorizer(Some(move |context: AuthContext<'_>| {
@@ -75,6 +138,10 @@ impl Session {
         Ok(Session {
             conn,
             tainted,
+            terms,
+            deadline: Instant::now(),
+            forbidden: false,
+            cut_off: false,
             wrote: false,
             row_bytes: 0,
         })
@@ -84,14 +151,32 @@ impl Session {
         !self.tainted.load(Ordering::Relaxed) && self.conn.is_autocommit()
     }
 
-    fn run(&mut self, request: PipelineRequest) -> Result<(PipelineResponse, bool)> {
-        let deadline = Instant::now() + TIME_LIMIT;
-        self.conn
-            .progress_handler(PROGRESS_OPS, Some(move || Instant::now() > deadline))?;
-        (self.wrote, self.row_bytes) = (false, 0);
-        let results = request.requests.into_iter().map(|r| self.request(r)).collect();
+    /// Runs `work` under the limits; whatever transaction it leaves is rolled back.
+    fn within_limits<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        self.deadline = Instant::now() + self.terms.time;
+        let (deadline, cut) = (self.deadline, self.terms.cut.clone());
+        let over = move || Instant::now() > deadline || cut.load(Ordering::Relaxed);
+        self.conn.progress_handler(PROGRESS_OPS, Some(over))?;
+        (self.wrote, self.forbidden, self.cut_off, self.row_bytes) = (false, false, false, 0);
+        let done = work(self);
         self.roll_back();
         self.conn.progress_handler(0, None::<fn() -> bool>)?;
+        Ok(done)
+    }
+
+    fn run(&mut self, request: PipelineRequest) -> std::result::Result<(PipelineResponse, bool), Refusal> {
+        let results = self.within_limits(|session| {
+            let requests = request.requests.into_iter();
+            requests.map(|r| session.request(r)).collect()
+        })?;
+        if self.forbidden {
+            return Err(Refusal::forbidden(
+                "the token is for reading only, and a statement writes",
+            ));
+        }
+        if self.cut_off {
+            return Err(Refusal::busy("the server stops and has ended the request"));
+        }
         Ok((
             PipelineResponse {
                 baton: request.baton,
@@ -147,7 +232,9 @@ impl Session {
     /// and would commit half a batch. They tolerate one failure: adding a column that exists.
     fn step(&mut self, stmt: &Stmt) -> std::result::Result<StmtResult, StmtError> {
         let sql = stmt.sql.as_deref().unwrap_or_default();
-        self.execute(sql, stmt).map_err(|e| {
+        let executed = self.in_time().and_then(|()| self.execute(sql, stmt));
+        executed.map_err(|e| {
+            self.cut_off |= self.terms.cut.load(Ordering::Relaxed);
             if !adds_column(sql) {
                 self.roll_back();
             }
@@ -157,6 +244,20 @@ impl Session {
                 code: Some(code.unwrap_or(BATCH_STEP_ERROR).to_owned()),
             }
         })
+    }
+
+    /// An interrupted statement ends; those after it must not begin.
+    fn in_time(&self) -> Result<()> {
+        if self.forbidden || self.terms.cut.load(Ordering::Relaxed) {
+            return Err(Error::cancelled());
+        }
+        match Instant::now() > self.deadline {
+            true => Err(Error::misuse(format!(
+                "the request has taken longer than the {} seconds it may take",
+                self.terms.time.as_secs()
+            ))),
+            false => Ok(()),
+        }
     }
 
     fn execute(&mut self, sql: &str, stmt: &Stmt) -> Result<StmtResult> {
@@ -175,6 +276,10 @@ impl Session {
             cached = self.conn.prepare_cached(sql)?;
             &mut cached
         };
+        if self.terms.read_only && !statement.readonly() {
+            self.forbidden = true;
+            return Err(Error::cancelled());
+        }
         bind(statement, stmt)?;
         self.wrote |= !statement.readonly();
         let mut result = StmtResult::default();
@@ -187,6 +292,10 @@ impl Session {
                     decltype: c.decl_type().map(str::to_owned),
                 })
                 .collect();
+            // A short statement can have many columns, and a request many statements.
+            let name_len = |col: &Col| col.name.as_ref().map_or(0, String::len);
+            self.row_bytes += result.cols.iter().map(|col| 64 + name_len(col)).sum::<usize>();
+            self.fits()?;
         }
         let width = statement.column_count();
         let mut rows = statement.raw_query();
@@ -203,11 +312,7 @@ impl Session {
                 self.row_bytes += 32 + size_of_value(&value);
                 values.push(value);
             }
-            if self.row_bytes > MAX_ROW_BYTES {
-                return Err(Error::misuse(format!(
-                    "the result is larger than {MAX_ROW_BYTES} bytes"
-                )));
-            }
+            self.fits()?;
             result.rows.push(values);
         }
         if self.conn.total_changes() != changes_before {
@@ -216,6 +321,16 @@ impl Session {
             result.last_insert_rowid = (rowid != 0).then(|| rowid.to_string());
         }
         Ok(result)
+    }
+
+    fn fits(&self) -> Result<()> {
+        match self.row_bytes > self.terms.rows {
+            true => Err(Error::misuse(format!(
+                "the result is larger than {} bytes",
+                self.terms.rows
+            ))),
+            false => Ok(()),
+        }
     }
 
     fn roll_back(&self) {
@@ -319,6 +434,8 @@ fn authorize(action: &AuthAction<'_>, tainted: &AtomicBool) -> Authorization {
             let allowed = pragma_allowed(&pragma_name.to_ascii_lowercase(), pragma_value.is_some());
             deny_if(!allowed)
         }
+        // Free pages hold what was deleted.
+        AuthAction::Read { table_name, .. } => deny_if(table_name.eq_ignore_ascii_case("sqlite_dbpage")),
         AuthAction::Function { function_name } => {
             deny_if(function_name.eq_ignore_ascii_case("load_extension"))
         }

@@ -2,7 +2,9 @@
 #![allow(dead_code)] // every test binary uses its own part
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use rusqlite::Connection;
 use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult};
@@ -10,6 +12,7 @@ use turso_sync::protocol::pull::{PullDecoder, PullEvent, PullHeader, PullUpdates
 use turso_sync::record::Value;
 use turso_sync::server::{Config, Server};
 
+pub const SERVER: &str = env!("CARGO_BIN_EXE_turso-sync-server");
 pub const PAGE_SIZE: usize = 4096;
 
 /// Starts a server for `database` on a free port.
@@ -21,8 +24,58 @@ pub fn config(database: &Path) -> Config {
     Config {
         address: "127.0.0.1:0".to_owned(),
         database: Some(database.to_owned()),
-        auth_token: None,
+        ..Default::default()
     }
+}
+
+/// A server for the databases in `folder`.
+pub fn serve_folder(folder: &Path, create: bool) -> Config {
+    Config {
+        address: "127.0.0.1:0".to_owned(),
+        folder: Some(folder.to_owned()),
+        create,
+        ..Default::default()
+    }
+}
+
+/// The server as a process of its own.
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the server with these arguments; returns when it listens.
+pub fn spawn(arguments: &[&str]) -> (Process, Client) {
+    let mut command = Command::new(SERVER);
+    command.args(arguments);
+    spawn_command(command)
+}
+
+pub fn spawn_command(mut command: Command) -> (Process, Client) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+    (Process(child), Client::new(url))
 }
 
 pub struct Client {
@@ -87,6 +140,12 @@ impl Client {
             .as_u16()
     }
 
+    /// Status of a POST with this token.
+    pub fn status_with(&self, token: &str, path: &str, body: &[u8]) -> u16 {
+        let value = format!("Bearer {token}");
+        self.post_with(path, body, "authorization", &value).status
+    }
+
     pub fn pull(&self, request: &PullUpdatesRequest) -> Answer {
         self.post("/pull-updates", &encode_request(request))
     }
@@ -121,6 +180,16 @@ impl Client {
         assert_eq!(result.first_error(), None);
         result.result(0).unwrap().rows.clone()
     }
+}
+
+/// A pipeline request that executes `sql`, statement by statement.
+pub fn pipeline(sql: &[&str]) -> Vec<u8> {
+    let quoted = |sql: &&str| format!("{:?}", sql);
+    let steps: Vec<String> = sql
+        .iter()
+        .map(|sql| format!(r#"{{"type":"execute","stmt":{{"sql":{}}}}}"#, quoted(sql)))
+        .collect();
+    format!(r#"{{"requests":[{}]}}"#, steps.join(",")).into_bytes()
 }
 
 /// Decodes a whole answer.
