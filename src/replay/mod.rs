@@ -52,6 +52,7 @@ mod clause;
 mod conflict;
 pub mod conflicts;
 mod ddl;
+pub mod diff;
 mod generator;
 mod local;
 mod moved;
