@@ -633,6 +633,36 @@ fn a_replace_in_a_table_that_refers_to_itself_fires_no_delete_triggers() {
     }
 }
 
+/// The other side has no recursive triggers.
+#[test]
+fn what_recursive_triggers_did_is_replayed() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, n); CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE);
+         CREATE TRIGGER ti AFTER INSERT ON t WHEN new.n > 0 BEGIN INSERT INTO t VALUES (new.id + 10, new.n - 1); END;
+         CREATE TRIGGER tu AFTER UPDATE OF n ON t WHEN new.n > 0 BEGIN UPDATE t SET n = new.n - 1 WHERE id = new.id + 10; END;
+         CREATE TRIGGER td AFTER DELETE ON t BEGIN DELETE FROM t WHERE id = old.id + 10; END;
+         CREATE TABLE w(id INTEGER PRIMARY KEY);
+         CREATE TRIGGER wi AFTER INSERT ON w BEGIN REPLACE INTO u VALUES (new.id + 5, 7); END;
+         CREATE TRIGGER ud AFTER DELETE ON u BEGIN INSERT INTO log(what) VALUES ('u' || old.id); END;
+         INSERT INTO u VALUES (1, 7), (2, 8)"
+    );
+    exact(
+        &base,
+        &[
+            "PRAGMA recursive_triggers = 1",
+            "INSERT INTO t VALUES (1, 5), (2, 1), (3, 0)",
+            "UPDATE t SET n = 4 WHERE id < 3",
+            "DELETE FROM t WHERE id < 3",
+            "INSERT INTO t VALUES (1, 3)",
+            "INSERT INTO w VALUES (1), (2)",
+            "PRAGMA recursive_triggers = 0",
+            "INSERT INTO w VALUES (3)",
+            "INSERT INTO t VALUES (2, 3)",
+            "DELETE FROM t WHERE id < 3",
+        ],
+    );
+}
+
 /// A trigger that does what a foreign key would do is no foreign-key action.
 #[test]
 fn a_trigger_that_looks_like_a_foreign_key_action_is_none() {

@@ -227,6 +227,8 @@ struct Frame {
     is_action: bool,
     /// Replaying the change it belongs to runs it again.
     redone: bool,
+    /// A row that a REPLACE removed has started it, which takes recursive triggers.
+    by_replace: bool,
     step: Option<Step>,
     /// Where in the trigger's text its next step is to be found.
     position: usize,
@@ -314,6 +316,7 @@ impl Stack {
             trigger: None,
             is_action: false,
             redone: false,
+            by_replace: false,
             step,
             position: 0,
             parent: 0,
@@ -343,6 +346,7 @@ impl Stack {
             redone: trigger.as_ref().is_none_or(|t| t.timing == Timing::After),
             trigger,
             is_action: false,
+            by_replace: false,
             step: None,
             position: 0,
             parent: self.open.last().copied().unwrap_or(0),
@@ -407,7 +411,21 @@ impl Stack {
         if let Some(frame) = self.frames.last_mut() {
             frame.ended = ended;
         }
+        self.note_cause();
         self.await_row();
+    }
+
+    /// Notes whether a REPLACE has started the innermost program.
+    fn note_cause(&mut self) {
+        let Some(&[parent, child]) = self.open.last_chunk() else {
+            return;
+        };
+        let step = self.frames.get(parent).and_then(|frame| frame.step.as_ref());
+        let writes = step.is_some_and(|step| step.verb != RowOp::Delete);
+        if let Some(frame) = self.frames.get_mut(child) {
+            let on_delete = frame.trigger.as_ref().is_some_and(|t| t.event == RowOp::Delete);
+            frame.by_replace = on_delete && writes;
+        }
     }
 
     /// The innermost program, if it is a BEFORE trigger, waits for its row to change.
@@ -556,6 +574,7 @@ impl Stack {
             trigger: frame.trigger.clone(),
             is_action: frame.is_action,
             redone: frame.redone,
+            by_replace: false,
             step: frame.step.take(),
             position: frame.position,
             parent,
@@ -566,6 +585,7 @@ impl Stack {
         self.frames.push(again);
         let number = self.frames.len() - 1;
         self.open.push(number);
+        self.note_cause();
         let waiting = self.frames.get_mut(parent);
         match waiting.and_then(|parent| parent.pending.iter_mut().find(|pending| **pending == id)) {
             Some(pending) => *pending = number,
@@ -580,10 +600,27 @@ impl Stack {
             let outer = levels.get(frame.parent).map_or(0, |&outer| outer.max(0));
             levels.push(match frame.is_action {
                 true => ACTION_DEPTH,
+                false if self.recursive && self.only_recursive(frame, &levels) => 0,
                 false => outer + i64::from(frame.redone),
             });
         }
         levels
+    }
+
+    /// True if a program would not have run without recursive triggers, which the other side does not have: it is inside
+    /// itself, or a REPLACE has started it, in what is redone there.
+    fn only_recursive(&self, frame: &Frame, levels: &[i64]) -> bool {
+        let mut outer = frame.parent;
+        let mut inside = false;
+        while levels.get(outer).is_some_and(|level| *level > 0) {
+            let Some(around) = self.frames.get(outer) else {
+                break;
+            };
+            let same = matches!((&around.trigger, &frame.trigger), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+            inside |= same || frame.by_replace;
+            outer = around.parent;
+        }
+        inside
     }
 
     /// The maker that each program is.

@@ -28,7 +28,8 @@
 //! with the row (see `clause`). What is not exact:
 //!
 //! * With `PRAGMA recursive_triggers` on, a REPLACE fires DELETE triggers here behind BEFORE INSERT triggers, there
-//!   before them.
+//!   before them. What a trigger did inside itself, or to a row that a REPLACE in a trigger removed, is replayed as changes
+//!   of its own, behind what the other side's trigger has done by then: where both change one row, the order differs.
 //! * Foreign-key actions, and the triggers they fire, run here before AFTER triggers of the row, there behind them.
 //! * A BEFORE trigger that changes rows of its own table and then leaves the row alone, whose nested firing SQLite
 //!   suppresses here, fires there.

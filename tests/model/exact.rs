@@ -44,13 +44,15 @@ pub fn run_actions(
         let exists = |seen: &[String]| seen.iter().any(|s| s.ends_with("already exists"));
         // A statement that waits for the write lock is half way; a write of a view asks for it beforehand.
         let in_progress = |seen: &[String]| seen.iter().any(|s| s.ends_with("statements in progress"));
-        // Nor does it look before it alters what another connection has made.
-        let missing = |seen: &[String]| seen.first().is_some_and(|s| s.starts_with("Error 1 no such "));
+        // Nor does it look, before it compiles a statement, for what another connection has made.
+        let uncompiled = |seen: &[String]| seen.first().is_some_and(|s| s.starts_with("Error 1 "));
+        let ddl = |a: &Action| matches!(&a.act, Act::Run(sql) if changes_schema(sql));
+        let stale_schema = done.iter().any(|a| a.connection != action.connection && ddl(a));
         let two = done.iter().any(|action| action.connection > 0);
         if two
             && (exists(&ours) != exists(&theirs)
                 || in_progress(&ours) != in_progress(&theirs)
-                || !missing(&ours) && missing(&theirs))
+                || stale_schema && !uncompiled(&ours) && uncompiled(&theirs))
         {
             return Ok(Ended::Differently);
         }

@@ -1,20 +1,16 @@
 //! Which constructs a program may use.
 
+use std::sync::LazyLock;
+
 use crate::random::Random;
 
-// Constructs that are known to be inexact; a program never combines them. Switch on what has been repaired.
-const REPLACE_WITH_DELETE_TRIGGERS: bool = true;
-const IGNORE_WITH_BEFORE_TRIGGERS: bool = true;
-const UPDATE_OF_TRIGGERS: bool = true;
-/// Conflict clauses of a statement or constraint where there are triggers: exact but for the limits in `src/replay/mod.rs`,
-/// such as UPDATE OR REPLACE below a UNIQUE index on expressions.
-const CLAUSES_WITH_TRIGGERS: bool = false;
-/// UPDATE of the rowid of a table with another key: it is captured as a DELETE and an INSERT, which fire other triggers.
-const MOVES_WITH_TRIGGERS: bool = false;
-/// RAISE(FAIL), and OR FAIL in the body of a trigger, leave rows behind that the remote's trigger refuses.
-const RAISE_FAIL: bool = false;
-/// The remote runs with recursive triggers off, so what they did here beyond that is lost.
-const RECURSIVE_TRIGGERS: bool = false;
+/// Constructs that are known to be inexact; a program combines them only if `MODEL_WITH` names them ("moves,recursive").
+/// Switch on in [`Mode::draw`] what has been repaired.
+fn asked_for(construct: &str) -> bool {
+    static WITH: LazyLock<String> = LazyLock::new(|| std::env::var("MODEL_WITH").unwrap_or_default());
+    WITH.split(',').any(|with| with == construct)
+}
+
 /// INSERT with a key and another rowid where there are triggers: the row has another rowid there, and so have rows without a key
 /// that triggers add to the table and the log then names by rowid.
 pub const ROWIDS_BESIDE_KEYS: bool = false;
@@ -28,7 +24,6 @@ pub struct Mode {
     /// OR REPLACE and ON CONFLICT REPLACE.
     pub replace: bool,
     pub triggers: bool,
-    pub delete_triggers: bool,
     pub raise_fail: bool,
     /// OR FAIL and ON CONFLICT FAIL.
     fail: bool,
@@ -38,10 +33,6 @@ pub struct Mode {
     clauses: bool,
     /// OR IGNORE, ON CONFLICT IGNORE and RAISE(IGNORE).
     pub ignore: bool,
-    pub before_triggers: bool,
-    /// ON CONFLICT DO.
-    pub upsert: bool,
-    pub update_of: bool,
     pub recursive: bool,
     pub foreign_keys: bool,
     pub two_connections: bool,
@@ -53,19 +44,21 @@ pub struct Mode {
 impl Mode {
     pub fn draw(r: &Random) -> Mode {
         let (replace, ignore, triggers) = (r.chance(50), r.chance(50), r.chance(65));
+        // RAISE(FAIL), and OR FAIL in the body of a trigger, leave rows behind that the remote's trigger refuses.
+        let raise_fail = asked_for("fail");
         Mode {
             replace,
             triggers,
-            raise_fail: RAISE_FAIL,
-            fail: RAISE_FAIL || !triggers,
-            moves: MOVES_WITH_TRIGGERS || !triggers,
-            clauses: CLAUSES_WITH_TRIGGERS || !triggers,
-            delete_triggers: !replace || REPLACE_WITH_DELETE_TRIGGERS,
+            raise_fail,
+            fail: raise_fail || !triggers,
+            // UPDATE of the rowid of a table with another key: it is captured as a DELETE and an INSERT, which fire other
+            // triggers.
+            moves: !triggers || asked_for("moves"),
+            // Exact but for the limits in `src/replay/mod.rs`.
+            clauses: !triggers || asked_for("clauses"),
             ignore,
-            before_triggers: !ignore || IGNORE_WITH_BEFORE_TRIGGERS,
-            upsert: !triggers || ignore || IGNORE_WITH_BEFORE_TRIGGERS,
-            update_of: UPDATE_OF_TRIGGERS,
-            recursive: RECURSIVE_TRIGGERS && r.chance(30),
+            // The remote runs with recursive triggers off: what they did beyond that comes behind the rest there.
+            recursive: asked_for("recursive") && r.chance(30),
             foreign_keys: r.chance(50),
             two_connections: r.chance(20),
             temporary: r.chance(20),

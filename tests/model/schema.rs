@@ -201,15 +201,15 @@ pub fn create_trigger(r: &Random, mode: &Mode, catalog: &Catalog) -> Option<Stri
     let table = r.one_of(views).or_else(|| r.one_of(&catalog.tables))?;
     let event = match r.below(3) {
         0 => "INSERT".to_owned(),
-        1 if mode.delete_triggers || table.is_view => "DELETE".to_owned(),
+        1 => "DELETE".to_owned(),
         _ => match r.one_of(&table.writable()) {
-            Some(column) if mode.update_of && r.chance(40) => format!("UPDATE OF {}", quoted(r, column)),
+            Some(column) if r.chance(40) => format!("UPDATE OF {}", quoted(r, column)),
             _ => "UPDATE".to_owned(),
         },
     };
     let time = match table.is_view {
         true => "INSTEAD OF",
-        false if mode.before_triggers && r.chance(30) => "BEFORE",
+        false if r.chance(30) => "BEFORE",
         false => "AFTER",
     };
     let source = if event == "DELETE" { "old" } else { "new" };
@@ -270,7 +270,7 @@ fn trigger_statement(
             value(r)
         ),
         3 => format!("UPDATE {into} SET {set} = {set} + 1 WHERE {key} = {seen}"),
-        4 if mode.upsert => format!("INSERT INTO {into} ({set}) VALUES ({seen}) ON CONFLICT DO NOTHING"),
+        4 => format!("INSERT INTO {into} ({set}) VALUES ({seen}) ON CONFLICT DO NOTHING"),
         5 => format!(
             "INSERT {}INTO {into} ({set}) SELECT count(*) FROM {into}",
             mode.body_conflict(r)

@@ -73,7 +73,7 @@ pub fn insert(r: &Random, mode: &Mode, catalog: &Catalog, table: &Table) -> Stri
     if source == "DEFAULT VALUES" {
         return format!("INSERT {or}INTO {into} {source}");
     }
-    if mode.upsert && r.chance(20) {
+    if r.chance(20) {
         upsert = on_conflict(r, mode, table);
     }
     format!(
