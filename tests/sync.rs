@@ -721,3 +721,29 @@ fn changes_of_another_replica_are_refused() {
     // They are gone; another wait fetches them again.
     assert!(a.pull().unwrap());
 }
+
+/// Whoever waits leaves the lock alone, so nobody who syncs meanwhile, in this process or another, is told to come back.
+#[test]
+fn a_wait_never_makes_a_push_busy() {
+    let remote = Remote::start("CREATE TABLE t (id INTEGER PRIMARY KEY, v)");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let a = Replica::open(&path, &remote.url);
+    let other = DatabaseSyncEngine::new(options(&path, &remote.url)).unwrap();
+    run(&other, other.create_db()).unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let waiter = std::thread::spawn(move || {
+        let mut waits = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            drop(run(&other, other.wait_within(0)).unwrap());
+            waits += 1;
+        }
+        waits
+    });
+    for id in 0..150 {
+        a.sql(&format!("INSERT INTO t VALUES ({id}, 'x')"));
+        a.push().unwrap();
+    }
+    stop.send(()).unwrap();
+    assert!(waiter.join().unwrap() > 0);
+}

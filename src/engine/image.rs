@@ -62,6 +62,8 @@ pub struct Image {
     from_notes: bool,
     /// Where a catch-up leads, once the remote has told.
     next_target: Option<Target>,
+    /// The remote says that the catch-up needs no page.
+    nothing_to_send: bool,
     /// Pages of the target that are there.
     seen: RoaringBitmap,
     /// Pages that the present answer has brought.
@@ -93,6 +95,7 @@ impl Image {
             target: None,
             from_notes: false,
             next_target: None,
+            nothing_to_send: false,
             seen: RoaringBitmap::new(),
             arrived: RoaringBitmap::new(),
             first_missing: 1,
@@ -230,6 +233,7 @@ impl Image {
             }
             (Some(_), Mode::CatchUp) => {
                 self.next_target = Some(target);
+                self.nothing_to_send = header.page_count == Some(0);
                 Ok(())
             }
             (Some(begun), _) if *begun != target => {
@@ -282,6 +286,9 @@ impl Image {
     /// The answer to `request` is complete. An error if it did not bring what was asked for.
     pub fn answered(&mut self, request: &PullUpdatesRequest) -> Result<()> {
         if let Some(target) = self.next_target.take() {
+            if !self.leads_to(&target) {
+                return self.clear();
+            }
             self.seen |= std::mem::take(&mut self.arrived);
             self.seen.remove_range(target.pages.saturating_add(1)..);
             self.first_missing = 1;
@@ -307,6 +314,18 @@ impl Image {
             .retry());
         }
         Ok(())
+    }
+
+    /// Whether the pages that have arrived can be all that is different in `target`. Behind a header nothing arrives if the
+    /// answer was cut off there, and no size changes without the first page.
+    fn leads_to(&self, target: &Target) -> bool {
+        let old = self.target.as_ref();
+        let same_revision = old.is_some_and(|old| old.revision == target.revision);
+        let same_size = old.is_some_and(|old| old.pages == target.pages);
+        match self.arrived.is_empty() {
+            true => same_size && (same_revision || self.nothing_to_send),
+            false => same_size || self.arrived.contains(1),
+        }
     }
 
     /// The remote has the revision no more that was asked for. True if there is another way to go on.
@@ -605,7 +624,7 @@ mod tests {
         assert_eq!(ids(&request)[..2], [9, 96]);
         assert!(image.revision_is_gone().unwrap());
         let request = image.next_request(0).unwrap().unwrap();
-        answer(&mut image, &header("s", 150), &[10, 120], 1).unwrap();
+        answer(&mut image, &header("s", 150), &[1, 10, 120], 1).unwrap();
         image.answered(&request).unwrap();
         assert_eq!(image.extent(), (97, 150));
         let request = image.next_request(0).unwrap().unwrap();
@@ -617,6 +636,47 @@ mod tests {
         let (revision, mark) = image.finish().unwrap();
         assert_eq!((revision.as_str(), mark.pages), ("s", 150));
         assert_eq!(checksum(&place.path).unwrap(), mark);
+    }
+
+    #[test]
+    fn a_catch_up_that_may_have_been_cut_off_is_a_download_anew() {
+        let uncounted = |revision, pages| header(revision, pages);
+        let nothing = |revision, pages| PullHeader {
+            page_count: Some(0),
+            ..header(revision, pages)
+        };
+        for (header, pages, goes_on) in [
+            (uncounted("s", 50), &[][..], false),
+            (uncounted("s", 60), &[], false),
+            (uncounted("s", 60), &[60], false),
+            (nothing("s", 60), &[], false),
+            (nothing("s", 50), &[], true),
+            (uncounted("r", 50), &[], true),
+            (uncounted("s", 50), &[7], true),
+            (uncounted("s", 60), &[1, 60], true),
+        ] {
+            let place = Place::new();
+            let mut image = place.image();
+            image.next_request(0).unwrap();
+            answer(
+                &mut image,
+                &self::header("r", 50),
+                &(1..=40).collect::<Vec<_>>(),
+                0,
+            )
+            .unwrap();
+            assert!(image.revision_is_gone().unwrap());
+            let request = image.next_request(0).unwrap().unwrap();
+            answer(&mut image, &header, pages, 1).unwrap();
+            image.answered(&request).unwrap();
+            let request = image.next_request(0).unwrap().unwrap();
+            let expected = if goes_on {
+                header.server_revision.as_str()
+            } else {
+                ""
+            };
+            assert_eq!(request.server_revision, expected, "{header:?} {pages:?}");
+        }
     }
 
     #[test]

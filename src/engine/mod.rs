@@ -24,7 +24,7 @@ mod remote;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ struct Inner {
     metadata: Mutex<Option<DatabaseMetadata>>,
     /// A download exists that has been neither applied nor dropped.
     download_taken: Arc<AtomicBool>,
+    /// Epoch of the base that was found lost, 0 = none: for those who must not take the lock to look.
+    lost_epoch: AtomicI64,
     connections: AtomicUsize,
     /// Who wants to know when there may be something to sync.
     watchers: Mutex<Vec<Weak<Watcher>>>,
@@ -156,6 +158,7 @@ impl DatabaseSyncEngine {
             queue: SyncEngineIoQueue::default(),
             metadata: Mutex::new(None),
             download_taken: Arc::default(),
+            lost_epoch: AtomicI64::new(0),
             connections: AtomicUsize::new(0),
             watchers: Mutex::default(),
             checkpoint_at: AtomicU32::new(maintenance::CHECKPOINT_FRAMES),
@@ -212,9 +215,9 @@ impl DatabaseSyncEngine {
     pub fn apply_changes_from_remote(&self, changes: DbChangesStatus) -> Operation<()> {
         self.operation("apply", |task| async move {
             let guard = task.lock()?;
-            task.apply(changes, &guard).await?;
+            let applied = task.apply(changes, &guard).await;
             task.leave(guard);
-            Ok(())
+            applied
         })
     }
 
@@ -222,9 +225,9 @@ impl DatabaseSyncEngine {
     pub fn push_changes_to_remote(&self) -> Operation<()> {
         self.operation("push", |task| async move {
             let guard = task.lock()?;
-            task.push(&guard).await?;
+            let pushed = task.push(&guard).await;
             task.leave(guard);
-            Ok(())
+            pushed
         })
     }
 
@@ -237,8 +240,9 @@ impl DatabaseSyncEngine {
     pub fn sync(&self) -> Operation<bool> {
         self.operation("sync", |task| async move {
             let guard = task.lock()?;
-            task.push(&guard).await?;
-            drop(guard);
+            let pushed = task.push(&guard).await;
+            task.leave(guard);
+            pushed?;
             task.pull().await
         })
     }
@@ -262,8 +266,9 @@ impl DatabaseSyncEngine {
     pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
         self.operation("resolve", move |task| async move {
             let guard = task.lock()?;
-            task.resolve_conflict(txn_id, resolution, &guard).await?;
+            let resolved = task.resolve_conflict(txn_id, resolution, &guard).await;
             task.leave(guard);
+            resolved?;
             task.tell_watchers();
             Ok(())
         })
@@ -372,6 +377,9 @@ impl Inner {
     fn base(&self, _guard: &SyncGuard) -> Result<(ReplicaState, BaseHealth)> {
         let state = self.read_state()?;
         let health = self.store.recover(&base_state(&state))?;
+        let lost = health != BaseHealth::Intact;
+        self.lost_epoch
+            .store(if lost { state.epoch } else { 0 }, Ordering::Release);
         Ok((state, health))
     }
 
@@ -379,7 +387,8 @@ impl Inner {
         state::read_state(self.path(), BUSY_TIMEOUT)
     }
 
-    /// Ends a sync operation. If the last connection was closed meanwhile, its checkpoint is made up for.
+    /// Ends a sync operation, also one that failed. If no connection is open that would checkpoint when it is closed, what
+    /// the operation has written is moved now: a plain SQLite must find nothing to move.
     fn leave(&self, guard: SyncGuard) {
         if self.connections.load(Ordering::SeqCst) == 0 {
             self.checkpoint_postponed(&guard);

@@ -61,17 +61,21 @@ impl Drop for DownloadSlot {
 }
 
 impl Task {
-    /// Downloads what is new. Does not hold the sync lock: local work and pushes go on during a long poll.
+    /// Downloads what is new. Never takes the sync lock, not even for a moment: local work and pushes go on meanwhile.
     pub(super) async fn wait(&self, long_poll_timeout_ms: u32) -> Result<Option<DbChangesStatus>> {
         self.require_open()?;
         let slot = DownloadSlot::take(&self.download_taken)?;
-        let known = match self.lock.acquire() {
-            Ok(guard) => self.base(&guard)?,
-            // Somebody is at work on the base. If it gets lost, apply will see it.
-            Err(e) if e.code == Code::Busy => (self.read_state()?, BaseHealth::Intact),
-            Err(e) => return Err(e),
+        let state = self.read_state()?;
+        // If the base got lost since somebody looked, apply will see it, and the next wait know it.
+        let health = match self.lost_epoch.load(Ordering::Acquire) == state.epoch {
+            true => BaseHealth::Lost {
+                reason: "an operation has found it so".into(),
+            },
+            false => BaseHealth::Intact,
         };
-        let download = self.download_changes(known, long_poll_timeout_ms).await?;
+        let download = self
+            .download_changes((state, health), long_poll_timeout_ms)
+            .await?;
         Ok(download.map(|download| DbChangesStatus { download, slot }))
     }
 
@@ -145,13 +149,15 @@ impl Task {
     /// Wait and apply in one operation.
     pub(super) async fn pull(&self) -> Result<bool> {
         // Somebody who is at work would be in the way of the apply: say so before the download.
-        drop(self.lock()?);
+        let guard = self.lock()?;
+        self.base(&guard)?;
+        drop(guard);
         match self.wait(self.opts.long_poll_timeout_ms).await? {
             Some(changes) => {
                 let guard = self.lock()?;
-                self.apply(changes, &guard).await?;
+                let applied = self.apply(changes, &guard).await;
                 self.leave(guard);
-                Ok(true)
+                applied.map(|()| true)
             }
             None => Ok(false),
         }

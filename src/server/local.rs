@@ -22,8 +22,20 @@ pub struct LocalServer {
 impl LocalServer {
     /// Opens or creates the database at `database`.
     pub fn open(database: &Path) -> Result<Self> {
+        let pool = Pool::writing(&Limits::default(), &Arc::default());
+        Self::with_pool(database, pool)
+    }
+
+    /// The same for a server as others are: one connection for all requests, and a transaction stays open, whatever
+    /// fails in it, until a statement ends it. What a client forgets to roll back, the next request commits.
+    pub fn keeping_transactions(database: &Path) -> Result<Self> {
+        let pool = Pool::writing(&Limits::default(), &Arc::default());
+        Self::with_pool(database, pool.keeping_transactions())
+    }
+
+    fn with_pool(database: &Path, pool: Pool) -> Result<Self> {
         Ok(LocalServer {
-            pool: Pool::writing(&Limits::default(), &Arc::default()),
+            pool,
             store: Store::open(Some(database))?,
         })
     }

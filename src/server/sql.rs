@@ -31,6 +31,8 @@ const PROGRESS_OPS: i32 = 10_000;
 struct Terms {
     /// Statements that write are refused.
     read_only: bool,
+    /// What a request leaves open, the next one goes on in, also after a step has failed.
+    keeps_transactions: bool,
     /// Longest time one request may run.
     time: Duration,
     /// Most bytes of row data in the answer to one request.
@@ -57,9 +59,17 @@ impl Pool {
         Self::new(true, limits, cut)
     }
 
+    /// For requests that come one after another, of clients that must be able to end their transactions themselves: they
+    /// all use the same connection, and no failure ends a transaction.
+    pub fn keeping_transactions(mut self) -> Self {
+        self.terms.keeps_transactions = true;
+        self
+    }
+
     fn new(read_only: bool, limits: &Limits, cut: &Arc<AtomicBool>) -> Self {
         let terms = Terms {
             read_only,
+            keeps_transactions: false,
             time: limits.statement_time,
             rows: limits.rows,
             cut: cut.clone(),
@@ -148,7 +158,8 @@ impl Session {
     }
 
     fn reusable(&self) -> bool {
-        !self.tainted.load(Ordering::Relaxed) && self.conn.is_autocommit()
+        let clean = !self.tainted.load(Ordering::Relaxed) && self.conn.is_autocommit();
+        clean || self.terms.keeps_transactions
     }
 
     /// Runs `work` under the limits; whatever transaction it leaves is rolled back.
@@ -334,7 +345,8 @@ impl Session {
     }
 
     fn roll_back(&self) {
-        if !self.conn.is_autocommit() && self.conn.execute_batch("ROLLBACK").is_err() {
+        let open = !self.terms.keeps_transactions && !self.conn.is_autocommit();
+        if open && self.conn.execute_batch("ROLLBACK").is_err() {
             // Cannot happen without statements in progress; if it does, nobody else may get this connection.
             self.tainted.store(true, Ordering::Relaxed);
         }

@@ -324,7 +324,7 @@ pub fn pages(conn: &Connection) -> Rc<Vec<Vec<u8>>> {
 }
 
 /// Remembers `pages`, what the remote looks like now, under the revision that the answer to a pull names.
-pub fn remember(bases: &mut Bases, answer: &[u8], pages: Rc<Vec<Vec<u8>>>) -> Checked {
+pub fn remember(bases: &mut Bases, answer: &[u8], pages: Rc<Vec<Vec<u8>>>) -> Result<String, Violation> {
     let mut revision = None;
     let decoded = PullDecoder::new().push(answer, &mut |event| {
         if let PullEvent::Header(header) = event {
@@ -335,8 +335,8 @@ pub fn remember(bases: &mut Bases, answer: &[u8], pages: Rc<Vec<Vec<u8>>>) -> Ch
     decoded.map_err(|e| format!("the server's own answer: {e}"))?;
     let revision = revision.ok_or("an answer without header")?;
     // A pinned revision was remembered when it was the newest.
-    bases.entry(revision).or_insert(pages);
-    Ok(())
+    bases.entry(revision.clone()).or_insert(pages);
+    Ok(revision)
 }
 
 /// Files of a replica that nobody has open: no log, a revert file that is not larger than the base, and no leftovers.

@@ -92,17 +92,16 @@ impl World {
     pub fn look(&mut self, rng: &mut Rng) -> Checked {
         let n = rng.below(self.nodes.len());
         if !self.dead(n) {
-            check::node(&mut self.nodes[n])?;
+            let node = &mut self.nodes[n];
+            disk::looking(node.machine, || check::node(node))?;
             self.base(n)?;
         }
         Ok(())
     }
 
     pub fn base(&mut self, n: usize) -> Checked {
-        let machine = self.nodes[n].machine;
-        // Looking is not what is on trial.
-        disk::with(|disk| disk.set_fate(machine, None));
-        let intact = check::base(&self.nodes[n].path, &self.bases);
+        let node = &self.nodes[n];
+        let intact = disk::looking(node.machine, || check::base(&node.path, &self.bases));
         self.statistics.checks += 1;
         let intact = intact.map_err(|violation| format!("node {n}: {violation}"))?;
         if !intact {

@@ -23,6 +23,7 @@ impl World {
             death: false,
             power: false,
             errors: false,
+            restore: false,
         };
         for machine in (0..self.nodes.len())
             .map(|at| self.nodes[at].machine)
@@ -106,6 +107,14 @@ impl World {
             Outcome::Pulled,
         );
         let pulled = self.drive(at)?;
+        let astray = self.astray(at)?;
+        match &pulled {
+            Ok(_) if astray => return Err(format!("node {at} is astray, and was not told")),
+            Err(e) if e.category == Category::Identity && !astray => {
+                return Err(format!("node {at} is not astray, but: {e}"));
+            }
+            _ => {}
+        }
         let mut predicted = None;
         if pulled.is_ok() {
             predicted = Some(self.shared(at));
@@ -118,6 +127,10 @@ impl World {
         let conflicts = engine.conflicts().map_err(|e| e.to_string())?;
         match pushed {
             Ok(_) => {}
+            // What it has is safe, here or there; it must not go on without its user's word.
+            Err(e) if astray && matches!(e.category, Category::Identity | Category::Conflict) => {
+                return Ok(false);
+            }
             Err(e) if e.category == Category::Conflict && !conflicts.is_empty() => predicted = None,
             Err(e) => return Err(format!("node {at} cannot sync: {:?} {e}", e.category)),
         }
@@ -129,6 +142,9 @@ impl World {
                     difference(&predicted, &remote)
                 ));
             }
+        }
+        if astray {
+            return Ok(false);
         }
         if !conflicts.is_empty() {
             let conflict = rng.pick(&conflicts);
@@ -153,14 +169,18 @@ impl World {
         let conn = plain(&self.server_path);
         check::database(&conn).map_err(|violation| format!("remote: {violation}"))?;
         let tags = check::tags(&conn)?;
-        for node in &self.nodes {
-            check::early(&conn, node)?;
+        for n in 0..self.nodes.len() {
+            if !self.astray(n)? {
+                check::early(&conn, &self.nodes[n])?;
+            }
         }
         drop(conn);
         self.remote_tags()?;
         for at in 0..self.nodes.len() {
             let local = self.shared(at);
-            if local != remote {
+            let astray = self.astray(at)?;
+            self.statistics.astray += u64::from(astray);
+            if local != remote && !astray {
                 return Err(format!(
                     "node {at} is not the remote: {}",
                     difference(&local, &remote)
@@ -171,10 +191,11 @@ impl World {
             let gone = |t: &&super::node::Txn| {
                 t.kind != Kind::Risky && t.committed != Committed::Unknown && !tags.contains(&t.tag)
             };
-            if let Some(txn) = self.nodes[at].txns.iter().find(gone) {
+            if let (false, Some(txn)) = (astray, self.nodes[at].txns.iter().find(gone)) {
                 return Err(format!("{} never arrived", txn.tag));
             }
-            // The next to open tidies up.
+            // The next to open tidies up, if it is an hour later.
+            self.time_goes_by(3600);
             self.hosts[at].die();
             self.open(at);
             let opened = self.drive(at)?;

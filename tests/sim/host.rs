@@ -213,7 +213,8 @@ impl World {
             self.promised = Some(n);
         }
         if promises && !self.dead(n) {
-            self.nodes[n].epoch = check::epoch(&self.nodes[n].path)?;
+            let node = &mut self.nodes[n];
+            node.epoch = disk::looking(node.machine, || check::epoch(&node.path))?;
         }
         let host = &mut self.hosts[at];
         match ended.name {
@@ -249,10 +250,13 @@ impl World {
             return Ok(());
         }
         self.count_failures(n);
-        let node = &self.nodes[n];
+        let astray = self.astray(n)?;
+        let node = &mut self.nodes[n];
+        node.was_astray |= astray;
         let troubled = node.troubles > troubles_then;
         let never = match e.category {
-            Category::Internal | Category::Identity | Category::Usage => true,
+            Category::Internal | Category::Usage => true,
+            Category::Identity => !node.was_astray,
             Category::Protocol => !troubled,
             _ => false,
         };

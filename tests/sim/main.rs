@@ -2,7 +2,7 @@
 //!
 //! Everything that happens follows from a seed. `SIM_SEED=n` repeats a run, `SIM_RUNS` and `SIM_STEPS` make it more or
 //! longer, `SIM_SKIP=3,5-9` leaves out steps (a failure says which ones do not matter), `SIM_STORY=1` tells what
-//! happens, `SIM_ALL=1` goes on after a failure and does not look for the steps that matter.
+//! happens, `SIM_ALL=1` goes on after a failure (telling it whole, instead of looking for the steps that matter).
 #![cfg(target_os = "linux")]
 
 mod check;
@@ -13,6 +13,7 @@ mod ending;
 mod host;
 mod net;
 mod node;
+mod restore;
 mod rig;
 mod rng;
 mod scenarios;
@@ -165,7 +166,9 @@ fn nothing_is_lost_whatever_dies() {
         };
         failures += 1;
         println!("SIM_SEED={seed} SIM_STEPS={steps}: {}", failure.violation);
-        if number("SIM_ALL").is_none() {
+        if number("SIM_ALL").is_some() {
+            println!("{}", failure.story.join("\n"));
+        } else {
             let (skip, failure) = shrink(seed, steps, skip, failure);
             println!("{}", failure.story.join("\n"));
             let skip = format(&skip);

@@ -157,6 +157,8 @@ pub struct Node {
     pub troubles: u64,
     /// A call on the disk has failed, otherwise than by death: the base may have to be fetched again.
     pub disk_failed: bool,
+    /// Its base was a state that the remote had lost.
+    pub was_astray: bool,
 }
 
 impl Node {
@@ -193,6 +195,7 @@ impl Node {
             epoch: 0,
             troubles: 0,
             disk_failed: false,
+            was_astray: false,
         }
     }
 

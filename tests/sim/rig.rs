@@ -50,6 +50,8 @@ pub struct Rig {
     pub lose_pushes: u32,
     /// Of the answers to the next so many pulls only the header arrives, without a count of pages.
     pub cut_pulls: u32,
+    /// A step that fails does not end its transaction on the server.
+    keeps_transactions: bool,
     /// The base may be lost, by what the scenario does.
     pub base_may_be_lost: bool,
     /// Tags of the transactions that must be there for ever.
@@ -111,6 +113,7 @@ impl Rig {
             server_path,
             lose_pushes: 0,
             cut_pulls: 0,
+            keeps_transactions: false,
             base_may_be_lost: false,
             promised: BTreeSet::new(),
             promised_revision: None,
@@ -219,6 +222,21 @@ impl Rig {
             .unwrap();
         let result = BatchResult::parse(&answer, steps).unwrap();
         assert_eq!(result.first_error(), None);
+    }
+
+    fn start_server(&mut self) -> Result<()> {
+        self.server = None;
+        self.server = Some(match self.keeps_transactions {
+            true => LocalServer::keeping_transactions(&self.server_path)?,
+            false => LocalServer::open(&self.server_path)?,
+        });
+        Ok(())
+    }
+
+    /// From now on the server keeps transactions open in which a step fails.
+    pub fn keep_transactions(&mut self) {
+        self.keeps_transactions = true;
+        self.start_server().unwrap();
     }
 
     pub fn keep_house(&mut self) -> Result<()> {
@@ -358,8 +376,8 @@ impl Rig {
             None => disk.restart(machine),
         });
         if victim == Victim::Server {
-            let server = LocalServer::open(&self.server_path);
-            self.server = Some(server.map_err(|e| format!("the server does not start: {e}"))?);
+            self.start_server()
+                .map_err(|e| format!("the server does not start: {e}"))?;
             check::database(&plain(&self.server_path)).map_err(|e| format!("remote: {e}"))?;
         }
         self.check()?;
@@ -446,8 +464,9 @@ impl Rig {
                 _ => {}
             }
         }
-        // The next to open tidies up.
+        // The next to open tidies up, if it is an hour later.
         self.close();
+        self.clock.fetch_add(3600, Ordering::Relaxed);
         self.create().map_err(|e| said("open again", e))?;
         self.close();
         check::quiet(&self.path)?;

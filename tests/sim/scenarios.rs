@@ -116,6 +116,13 @@ fn refused() -> Rig {
     rig
 }
 
+/// The same on a server that leaves the transaction open.
+fn refused_halfway() -> Rig {
+    let mut rig = refused();
+    rig.keep_transactions();
+    rig
+}
+
 /// A conflict that a pull has stopped at.
 fn blocked() -> Rig {
     let mut rig = conflict(ConflictPolicy::Stop);
@@ -406,6 +413,7 @@ pub fn all() -> Vec<Scenario> {
         push,
     );
     add("push that is refused", refused, push);
+    add("push that is refused halfway", refused_halfway, push);
     add("resolve: set aside", blocked, |rig| {
         resolve_by(rig, Resolution::SetAside)
     });

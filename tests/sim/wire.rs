@@ -154,7 +154,9 @@ impl World {
         }
         if path == "/pull-updates" && status == 200 {
             let pages = check::pages(&plain(&self.server_path));
-            check::remember(&mut self.bases, &body, pages)?;
+            let revision = check::remember(&mut self.bases, &body, pages)?;
+            self.revisions.given_out(&revision);
+            self.say(format!("revision {revision}"));
         } else {
             self.remote_clocks()?;
         }

@@ -11,6 +11,7 @@ use super::check::{self, Bases, Checked};
 use super::disk::{self, Disk};
 use super::net::Network;
 use super::node::{Host, Node};
+use super::restore::{Backup, Revisions};
 use super::rng::Rng;
 use super::support::plain;
 
@@ -21,6 +22,8 @@ pub struct Dangers {
     pub death: bool,
     pub power: bool,
     pub errors: bool,
+    /// The server is restored from backups.
+    pub restore: bool,
 }
 
 pub struct World {
@@ -30,6 +33,10 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub net: Network,
     pub server: Option<LocalServer>,
+    /// A step that fails does not end its transaction on the server.
+    pub keeps_transactions: bool,
+    pub backups: Vec<Backup>,
+    pub revisions: Revisions,
     pub server_machine: usize,
     pub server_path: PathBuf,
     pub bases: Bases,
@@ -57,6 +64,9 @@ pub struct Statistics {
     pub conflicts: u64,
     pub disk_failures: u64,
     pub requests: u64,
+    pub restores: u64,
+    /// Replicas that were astray in the end.
+    pub astray: u64,
 }
 
 impl Statistics {
@@ -72,6 +82,8 @@ impl Statistics {
         self.disk_failures += other.disk_failures;
         self.requests += other.requests;
         self.checks += other.checks;
+        self.restores += other.restores;
+        self.astray += other.astray;
     }
 }
 
@@ -104,7 +116,9 @@ impl World {
             death: *rng.pick(&any),
             power: rng.one_in(2),
             errors: rng.one_in(3),
+            restore: rng.one_in(4),
         };
+        let keeps_transactions = rng.one_in(2);
         disk::install(Some(disk));
         let processes = hosts.len();
         let mut world = World {
@@ -113,6 +127,9 @@ impl World {
             hosts,
             net: Network::default(),
             server: None,
+            keeps_transactions,
+            backups: Vec::new(),
+            revisions: Revisions::default(),
             server_machine,
             server_path: server_folder.join("remote.db"),
             bases: Bases::new(),
@@ -120,7 +137,9 @@ impl World {
             promised: None,
             clock: Arc::default(),
             names: Arc::default(),
-            story: vec![format!("{count} nodes, {processes} hosts, {dangers:?}")],
+            story: vec![format!(
+                "{count} nodes, {processes} hosts, {dangers:?}, transactions are kept: {keeps_transactions}"
+            )],
             statistics: Statistics::default(),
             _folder: folder,
         };
@@ -145,7 +164,11 @@ impl World {
     pub fn start_server(&mut self) -> Checked {
         self.server = None;
         let failures = self.server_failures();
-        match LocalServer::open(&self.server_path) {
+        let open = match self.keeps_transactions {
+            true => LocalServer::keeping_transactions,
+            false => LocalServer::open,
+        };
+        match open(&self.server_path) {
             Ok(server) => self.server = Some(server),
             Err(e) if self.server_failures() == failures && !self.server_is_dead() => {
                 return Err(format!("the server does not start: {e}"));
@@ -165,9 +188,7 @@ impl World {
 
     /// One step. `number` is only for the story.
     pub fn step(&mut self, number: u64, rng: &mut Rng) -> Checked {
-        self.clock.fetch_add(1 + rng.below(5) as i64, Ordering::Relaxed);
-        let seconds = self.clock.load(Ordering::Relaxed) as u64;
-        disk::with(|disk| disk.now = Duration::new(1_000_000_000 + seconds, 0));
+        self.time_goes_by(1 + rng.below(5) as i64);
         self.statistics.steps += 1;
         let before = self.story.len();
         self.act(rng)?;
@@ -177,6 +198,11 @@ impl World {
             .iter_mut()
             .for_each(|line| *line = format!("{number}: {line}"));
         Ok(())
+    }
+
+    pub fn time_goes_by(&self, seconds: i64) {
+        let now = (seconds + self.clock.fetch_add(seconds, Ordering::Relaxed)) as u64;
+        disk::with(|disk| disk.now = Duration::from_secs(1_000_000_000 + now));
     }
 
     fn act(&mut self, rng: &mut Rng) -> Checked {
@@ -190,6 +216,7 @@ impl World {
                 let at = rng.below(self.hosts.len());
                 self.transaction(at, rng)?;
             }
+            94 if self.dangers.restore => self.backup_event(rng)?,
             92..95 => self.server_event(rng)?,
             95..98 => self.danger(rng),
             _ => self.look(rng)?,
