@@ -40,6 +40,7 @@ const HEADERS: [Header; 2] = [
         modules: &[
             "sync_types",
             "conflict_types",
+            "transform_types",
             "observe_types",
             "sync_database",
             "changes",
@@ -49,6 +50,7 @@ const HEADERS: [Header; 2] = [
             "run",
             "keeper",
             "io_item",
+            "transform",
         ],
         extra_types: &["turso_sync_conflict_policy_t", "turso_sync_conflict_resolution_t"],
     },

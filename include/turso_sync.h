@@ -399,12 +399,46 @@ enum turso_sync_io_request_type_t
      * and poison the item. turso_sync_database_io_perform_file does all of this.
      */
     TURSO_SYNC_IO_FULL_WRITE = 3,
+    /**
+     * Decide about row changes before they are pushed: see turso_sync_database_io_transform_count. Only replicas with the
+     * option `use_transform` ask for this.
+     */
+    TURSO_SYNC_IO_TRANSFORM = 4,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
 typedef enum turso_sync_io_request_type_t turso_sync_io_request_type_t;
 #else
 typedef uint32_t turso_sync_io_request_type_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What happened to a row.
+ */
+enum turso_sync_mutation_type_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * It is new.
+     */
+    TURSO_SYNC_MUTATION_INSERT = 1,
+    /**
+     * Some of its columns were set.
+     */
+    TURSO_SYNC_MUTATION_UPDATE = 2,
+    /**
+     * It is gone.
+     */
+    TURSO_SYNC_MUTATION_DELETE = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_mutation_type_t turso_sync_mutation_type_t;
+#else
+typedef uint32_t turso_sync_mutation_type_t;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -605,6 +639,11 @@ typedef struct {
      * well, the smaller of both counts.
      */
     uint64_t wal_pull_batch_size;
+    /**
+     * 1 = the host decides about every row change before it is pushed, with TURSO_SYNC_IO_TRANSFORM items or the callback
+     * of the driver; 0 = all are pushed as they are. Other values are MISUSE. Schema changes are always pushed.
+     */
+    uint32_t use_transform;
 } turso_sync_options_t;
 
 /**
@@ -868,6 +907,17 @@ typedef struct {
      * tells when to come back.
      */
     uint32_t attempts;
+    /**
+     * Called with each TURSO_SYNC_IO_TRANSFORM item, in the thread that runs the operation (that of a keeper: one of its
+     * threads, one at a time): it decides about every change of the item with turso_sync_database_io_transform_keep, `_skip`
+     * or `_rewrite`, or poisons the item, and returns. The driver calls done and releases the item, which is not valid any
+     * more then. NULL = a push of a replica with `use_transform` fails with MISUSE.
+     */
+    void (*transform_callback)(void *context, const turso_sync_io_item_t *item);
+    /**
+     * Passed to `transform_callback`. As `auth_token_context`.
+     */
+    void *transform_context;
 } turso_sync_driver_config_t;
 
 /**
@@ -1000,6 +1050,97 @@ typedef struct {
      */
     turso_slice_ref_t content;
 } turso_sync_io_full_write_request_t;
+
+/**
+ * A captured row change that is about to be pushed. It is content of the database: do not log it. Set `size` before the
+ * call. New fields are only ever appended. The slice is UTF-8, not zero-terminated, and lives as long as the item.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_mutation_t)`.
+     */
+    size_t size;
+    /**
+     * Number of the change (`change_id` in `turso_cdc`).
+     */
+    int64_t change_id;
+    /**
+     * The local transaction it belongs to (`change_txn_id` in `turso_cdc`).
+     */
+    int64_t transaction_id;
+    /**
+     * When it was made, in unix seconds.
+     */
+    int64_t unix_time;
+    /**
+     * Rowid of the row, before the change if it changed; 0 where there is none.
+     */
+    int64_t rowid;
+    /**
+     * Table, as spelled in its declaration.
+     */
+    turso_slice_ref_t table;
+    /**
+     * Number of columns; see turso_sync_database_io_transform_column. Generated columns do not count.
+     */
+    size_t columns;
+    /**
+     * What happened.
+     */
+    turso_sync_mutation_type_t mutation_type;
+} turso_sync_mutation_t;
+
+/**
+ * A value with its type.
+ */
+typedef struct {
+    /**
+     * A value of `turso_type_t`; `TURSO_TYPE_UNKNOWN` if there is no value.
+     */
+    uint32_t value_type;
+    /**
+     * Of an INTEGER.
+     */
+    int64_t integer;
+    /**
+     * Of a REAL.
+     */
+    double real;
+    /**
+     * Of a TEXT (UTF-8, not zero-terminated) or BLOB. From the library it lives as long as the item.
+     */
+    turso_slice_ref_t bytes;
+} turso_sync_value_t;
+
+/**
+ * One column of a row change. Set `size` before the call. New fields are only ever appended.
+ */
+typedef struct {
+    /**
+     * `sizeof(turso_sync_mutation_column_t)`.
+     */
+    size_t size;
+    /**
+     * Name in UTF-8, not zero-terminated; lives as long as the item.
+     */
+    turso_slice_ref_t name;
+    /**
+     * Value in the old row; none for an insert.
+     */
+    turso_sync_value_t before;
+    /**
+     * Value in the new row; none for a delete.
+     */
+    turso_sync_value_t after;
+    /**
+     * What an update sets; none for a column that it leaves alone.
+     */
+    turso_sync_value_t update;
+    /**
+     * 1 if the column is part of the primary key, otherwise 0.
+     */
+    uint32_t is_key;
+} turso_sync_mutation_column_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1468,7 +1609,7 @@ TURSO_API turso_status_code_t turso_sync_database_io_done(const turso_sync_io_it
  * Performs a FULL_READ or FULL_WRITE item completely, as the request type demands, including done or poison; the host
  * only has to release the item. Not part of the SDK kit of Turso.
  *
- * Errors: MISUSE for NULL and for an HTTP item, which is left as it is; IOERR, READONLY or DATABASE_FULL if the file
+ * Errors: MISUSE for NULL and for an item that is not about a file, which is left as it is; IOERR, READONLY or DATABASE_FULL if the file
  * system fails, in which case the item is poisoned.
  */
 TURSO_API
@@ -1479,6 +1620,73 @@ turso_status_code_t turso_sync_database_io_perform_file(const turso_sync_io_item
  * Releases the item; NULL is fine. An item that was neither done nor poisoned is poisoned.
  */
 TURSO_API void turso_sync_database_io_item_deinit(const turso_sync_io_item_t *item);
+
+/**
+ * Number of row changes that a TURSO_SYNC_IO_TRANSFORM item asks about; 0 for NULL and for an item of another kind. Not
+ * part of the SDK kit of Turso.
+ *
+ * For each of them the host calls one of turso_sync_database_io_transform_keep, `_skip` and `_rewrite`, then
+ * turso_sync_database_io_done; the operation fails with MISUSE if one was left out. The last word about a change counts.
+ */
+TURSO_API
+size_t turso_sync_database_io_transform_count(const turso_sync_io_item_t *item);
+
+/**
+ * Fills `mutation` with the row change at `index` (from 0). Set `mutation->size` before the call. Not part of the SDK kit
+ * of Turso.
+ *
+ * Errors: MISUSE for NULL, another kind of item, an index out of range and a wrong size; nothing is written then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_transform_mutation(const turso_sync_io_item_t *item,
+                                                              size_t index,
+                                                              turso_sync_mutation_t *mutation);
+
+/**
+ * Fills `column` with column number `column_index` (from 0) of the row change at `index`. Set `column->size` before the
+ * call. Not part of the SDK kit of Turso.
+ *
+ * Errors: MISUSE for NULL, another kind of item, an index out of range and a wrong size; nothing is written then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_transform_column(const turso_sync_io_item_t *item,
+                                                            size_t index,
+                                                            size_t column_index,
+                                                            turso_sync_mutation_column_t *column);
+
+/**
+ * The row change at `index` is sent as it is. Not part of the SDK kit of Turso.
+ *
+ * Errors, as in the functions below: MISUSE for NULL, another kind of item and an index out of range.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_transform_keep(const turso_sync_io_item_t *item,
+                                                          size_t index);
+
+/**
+ * The row change at `index` is not sent. It counts as acknowledged with its transaction: with the next pull it is gone
+ * here, too. Not part of the SDK kit of Turso.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_transform_skip(const turso_sync_io_item_t *item,
+                                                          size_t index);
+
+/**
+ * In place of the row change at `index` a statement is sent; with the next pull its outcome is what is here. Not part of
+ * the SDK kit of Turso.
+ *
+ * `sql` is one statement in UTF-8 that begins with INSERT, REPLACE, UPDATE, DELETE, SELECT or WITH; its parameters are
+ * plain question marks, and `values` are their `count` values. Everything is copied. Errors: in addition MISUSE for NULL
+ * pointers, for a statement that is not like that, for numbers that are not finite and text that is not UTF-8; nothing is
+ * decided then.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_io_transform_rewrite(const turso_sync_io_item_t *item,
+                                                             size_t index,
+                                                             const turso_slice_ref_t *sql,
+                                                             const turso_sync_value_t *values,
+                                                             size_t count,
+                                                             const char **error_opt_out);
 
 #ifdef __cplusplus
 }  // extern "C"

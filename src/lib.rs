@@ -75,3 +75,4 @@ pub mod record;
 pub mod replay;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod transform;

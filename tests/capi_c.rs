@@ -203,6 +203,11 @@ fn contract_of_conflicts_and_options() {
 }
 
 #[test]
+fn contract_of_transform_requests() {
+    contract("contract_transform");
+}
+
+#[test]
 fn contract_under_wrong_use() {
     contract("contract_misuse");
 }

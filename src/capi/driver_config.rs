@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::boundary::{optional_string_in, versioned_in};
+use super::io_item::turso_sync_io_item_t;
 use super::sync_types::turso_sync_driver_config_t;
-use crate::driver::{Auth, DriverConfig};
+use crate::driver::{Auth, DriverConfig, TransformCallback};
 use crate::error::{Error, Result};
+use crate::io::IoItem;
 
 /// A function of the caller with its context.
 #[derive(Clone, Copy)]
@@ -30,6 +32,18 @@ impl Callback<TokenFunction> {
         // SAFETY: NULL or zero-terminated, by the contract of the header; copied before anything else happens.
         let token = unsafe { optional_string_in(token) }.map_err(|e| e.context("auth_token_callback"))?;
         Ok(token.map(str::to_owned))
+    }
+}
+
+type TransformFunction = unsafe extern "C" fn(context: *mut c_void, item: *const turso_sync_io_item_t);
+
+impl Callback<TransformFunction> {
+    fn transform(&self, item: &Arc<IoItem>) -> Result<()> {
+        let item = turso_sync_io_item_t { item: item.clone() };
+        // SAFETY: the function and its context live as long as the driver uses them, by the contract of the header; the
+        // item lives until the function returns.
+        unsafe { (self.function)(self.context, &item) };
+        Ok(())
     }
 }
 
@@ -69,6 +83,13 @@ pub(super) unsafe fn read(
     read.base_url = string(config.base_url)?;
     read.proxy = string(config.proxy)?;
     read.ca_file = string(config.ca_file)?;
+    read.transform = config.transform_callback.map(|function| {
+        let callback = Callback {
+            function,
+            context: config.transform_context,
+        };
+        Arc::new(move |item: &Arc<IoItem>| callback.transform(item)) as TransformCallback
+    });
     if config.timeout_ms != 0 {
         read.timeout = Duration::from_millis(config.timeout_ms);
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::c_char;
 use std::ptr;
+use std::sync::Arc;
 
 use super::boundary::{Handle, Out, catch, no_slice, slice_in, slice_out, status, value};
 use super::sync_types::{
@@ -15,13 +16,15 @@ use crate::io::{HttpRequest, IoItem, SyncEngineIoRequest, files};
 /// A request that the host performs. It may be served in any thread; its functions may be called from several threads,
 /// one after the other. Releasing an item that was neither done nor poisoned fails its operation.
 pub struct turso_sync_io_item_t {
-    pub(super) item: IoItem,
+    /// The driver keeps the items that it shows to callbacks.
+    pub(super) item: Arc<IoItem>,
 }
 
 impl Handle for turso_sync_io_item_t {}
 
 impl turso_sync_io_item_t {
     pub(super) fn new(item: IoItem) -> Self {
+        let item = Arc::new(item);
         turso_sync_io_item_t { item }
     }
 
@@ -33,7 +36,7 @@ impl turso_sync_io_item_t {
     }
 }
 
-fn wrong_kind() -> Error {
+pub(super) fn wrong_kind() -> Error {
     Error::misuse("the request is of another kind")
 }
 
@@ -41,7 +44,7 @@ fn wrong_kind() -> Error {
 ///
 /// # Safety
 /// `handle` follows the pointer rules of the header.
-unsafe fn with(
+pub(super) unsafe fn with(
     handle: *const turso_sync_io_item_t,
     body: impl FnOnce(&turso_sync_io_item_t) -> Result<()>,
 ) -> turso_status_code_t {
@@ -66,6 +69,7 @@ pub unsafe extern "C" fn turso_sync_database_io_request_kind(
             SyncEngineIoRequest::Http(_) => turso_sync_io_request_type_t::TURSO_SYNC_IO_HTTP,
             SyncEngineIoRequest::FullRead { .. } => turso_sync_io_request_type_t::TURSO_SYNC_IO_FULL_READ,
             SyncEngineIoRequest::FullWrite { .. } => turso_sync_io_request_type_t::TURSO_SYNC_IO_FULL_WRITE,
+            SyncEngineIoRequest::Transform(_) => turso_sync_io_request_type_t::TURSO_SYNC_IO_TRANSFORM,
         }))
     })
 }
@@ -269,7 +273,7 @@ pub unsafe extern "C" fn turso_sync_database_io_done(
 /// Performs a FULL_READ or FULL_WRITE item completely, as the request type demands, including done or poison; the host
 /// only has to release the item. Not part of the SDK kit of Turso.
 ///
-/// Errors: MISUSE for NULL and for an HTTP item, which is left as it is; IOERR, READONLY or DATABASE_FULL if the file
+/// Errors: MISUSE for NULL and for an item that is not about a file, which is left as it is; IOERR, READONLY or DATABASE_FULL if the file
 /// system fails, in which case the item is poisoned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn turso_sync_database_io_perform_file(

@@ -34,6 +34,8 @@ pub mod setup;
 pub mod statement;
 pub mod sync_database;
 pub mod sync_types;
+pub mod transform;
+pub mod transform_types;
 pub mod types;
 
 #[cfg(test)]

@@ -36,6 +36,15 @@ pub(super) unsafe fn read(
         read.tables_ignore = unsafe { read_names(options.tables_ignore, options.tables_ignore_count) }
             .map_err(|e| e.context("tables_ignore"))?;
         read.wal_pull_batch_size = options.wal_pull_batch_size;
+        read.use_transform = match options.use_transform {
+            0 => false,
+            1 => true,
+            other => {
+                return Err(Error::misuse(format!(
+                    "use_transform must be 0 or 1, not {other}"
+                )));
+            }
+        };
     }
     Ok(read)
 }

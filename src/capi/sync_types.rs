@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_void};
 
 use super::boundary::Versioned;
+use super::io_item::turso_sync_io_item_t;
 use super::types::turso_slice_ref_t;
 
 /// What the host is asked to do.
@@ -24,6 +25,9 @@ pub enum turso_sync_io_request_type_t {
     /// the file; rename it over the path; fsync the directory; only then done. If any step fails, remove the new file
     /// and poison the item. turso_sync_database_io_perform_file does all of this.
     TURSO_SYNC_IO_FULL_WRITE = 3,
+    /// Decide about row changes before they are pushed: see turso_sync_database_io_transform_count. Only replicas with the
+    /// option `use_transform` ask for this.
+    TURSO_SYNC_IO_TRANSFORM = 4,
 }
 
 /// What an operation has produced.
@@ -98,6 +102,9 @@ pub struct turso_sync_options_t {
     /// Pages (of 4096 bytes) per request while a replica is downloaded; 0 = no limit. If `pull_bytes_threshold` is set as
     /// well, the smaller of both counts.
     pub wal_pull_batch_size: u64,
+    /// 1 = the host decides about every row change before it is pushed, with TURSO_SYNC_IO_TRANSFORM items or the callback
+    /// of the driver; 0 = all are pushed as they are. Other values are MISUSE. Schema changes are always pushed.
+    pub use_transform: u32,
 }
 
 /// An HTTP request. All slices live as long as the item.
@@ -196,6 +203,14 @@ pub struct turso_sync_driver_config_t {
     /// beyond the deadline (without one: a minute) is not begun; the operation fails then, and `retry_after_ms` of its error
     /// tells when to come back.
     pub attempts: u32,
+    /// Called with each TURSO_SYNC_IO_TRANSFORM item, in the thread that runs the operation (that of a keeper: one of its
+    /// threads, one at a time): it decides about every change of the item with turso_sync_database_io_transform_keep, `_skip`
+    /// or `_rewrite`, or poisons the item, and returns. The driver calls done and releases the item, which is not valid any
+    /// more then. NULL = a push of a replica with `use_transform` fails with MISUSE.
+    pub transform_callback:
+        Option<unsafe extern "C" fn(context: *mut c_void, item: *const turso_sync_io_item_t)>,
+    /// Passed to `transform_callback`. As `auth_token_context`.
+    pub transform_context: *mut c_void,
 }
 
 // SAFETY: repr(C), and begins with `size`.

@@ -10,6 +10,8 @@ use super::boundary::{
 };
 use super::conflict_types::*;
 use super::conflicts::*;
+#[cfg(feature = "driver")]
+use super::driver_config;
 use super::io_item::*;
 use super::keeper::*;
 use super::operation::*;
@@ -17,6 +19,7 @@ use super::options;
 use super::setup::turso_version;
 use super::sync_database::Origin;
 use super::sync_types::*;
+use super::transform::*;
 use super::types::*;
 use crate::engine::{
     Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, DatabaseSyncEngineOpts,
@@ -52,13 +55,14 @@ fn structures_have_the_layout_of_the_contract() {
     layout!(turso_sync_io_full_write_request_t, 32, path 0, content 16);
     layout!(turso_sync_stats_t, 72, cdc_operations 0, main_wal_size 8, revert_wal_size 16, last_pull_unix_time 24,
         last_push_unix_time 32, network_sent_bytes 40, network_received_bytes 48, revision 56);
-    layout!(turso_sync_driver_config_t, 80, size 0, auth_token 8, base_url 16, timeout_ms 24, deadline_ms 32,
-        auth_token_callback 40, auth_token_context 48, proxy 56, ca_file 64, attempts 72);
+    layout!(turso_sync_driver_config_t, 96, size 0, auth_token 8, base_url 16, timeout_ms 24, deadline_ms 32,
+        auth_token_callback 40, auth_token_context 48, proxy 56, ca_file 64, attempts 72,
+        transform_callback 80, transform_context 88);
     layout!(turso_sync_keep_options_t, 48, size 0, debounce_ms 8, interval_ms 16, longest_pause_ms 24, on_change 32,
         on_change_context 40);
     layout!(turso_sync_keeper_status_t, 48, size 0, state 8, code 12, pushes 16, pulls 24, failures 32, retry_in_ms 40);
-    layout!(turso_sync_options_t, 40, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24,
-        wal_pull_batch_size 32);
+    layout!(turso_sync_options_t, 48, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24,
+        wal_pull_batch_size 32, use_transform 40);
     layout!(turso_sync_conflict_t, 120, size 0, id 8, change_id 16, state 24, kind 28, operation 32, sqlite_code 36,
         changes 40, unix_time 48, table 56, key 72, constraint 88, message 104);
 }
@@ -402,15 +406,17 @@ fn options_arrive() {
         tables_ignore: names.as_ptr(),
         tables_ignore_count: names.len(),
         wal_pull_batch_size: 7,
+        use_transform: 1,
         ..no_options()
     };
     let read = read_options(&options).unwrap();
     assert_eq!(read.wal_pull_batch_size, 7);
+    assert!(read.use_transform);
     assert_eq!(read.conflict_policy, ConflictPolicy::SetAside);
     assert_eq!(read.tables_ignore, ["one", "two, three"]);
     let read = read_options(&no_options()).unwrap();
     assert_eq!(read.conflict_policy, ConflictPolicy::Stop);
-    assert!(read.tables_ignore.is_empty());
+    assert!(read.tables_ignore.is_empty() && !read.use_transform);
 }
 
 #[test]
@@ -514,4 +520,62 @@ fn a_list_tells_everything_about_its_conflicts() {
         );
         turso_sync_conflicts_deinit(list);
     }
+}
+
+/// Counts in the context, and skips what the item asks about.
+#[cfg(feature = "driver")]
+unsafe extern "C" fn skip_all(context: *mut std::ffi::c_void, item: *const turso_sync_io_item_t) {
+    // SAFETY: the context is a counter, and the item is valid until this returns.
+    unsafe {
+        *context.cast::<usize>() += 1;
+        for index in 0..turso_sync_database_io_transform_count(item) {
+            turso_sync_database_io_transform_skip(item, index);
+        }
+    }
+}
+
+#[cfg(feature = "driver")]
+#[test]
+fn the_driver_shows_the_callback_an_item() {
+    use crate::transform::{DatabaseChangeType, DatabaseRowMutation, DatabaseRowTransformResult};
+    let mut calls = 0usize;
+    // SAFETY: zero is valid for numbers and pointers.
+    let mut config = unsafe { std::mem::zeroed::<turso_sync_driver_config_t>() };
+    config.size = size_of::<turso_sync_driver_config_t>();
+    // SAFETY: a structure of this version.
+    assert!(
+        unsafe { driver_config::read(&config, 0) }
+            .unwrap()
+            .transform
+            .is_none()
+    );
+    config.transform_callback = Some(skip_all);
+    config.transform_context = (&raw mut calls).cast();
+    // SAFETY: as above.
+    let read = unsafe { driver_config::read(&config, 0) }.unwrap();
+    let queue = SyncEngineIoQueue::default();
+    let mutation = DatabaseRowMutation {
+        change_id: 1,
+        txn_id: 1,
+        change_time: 0,
+        change_type: DatabaseChangeType::Delete,
+        table_name: "t".into(),
+        id: 1,
+        columns: ["x".to_owned()].into(),
+        key: [].into(),
+        before: None,
+        after: None,
+        updates: None,
+    };
+    let pending = queue.transform(vec![mutation.clone(), mutation]);
+    let item = std::sync::Arc::new(queue.take_item().unwrap());
+    (read.transform.unwrap())(&item).unwrap();
+    item.done();
+    let mut op = Operation::new(async move { Ok(pending.await?.decisions) });
+    op.resume().unwrap();
+    assert_eq!(
+        op.take_result().unwrap(),
+        [DatabaseRowTransformResult::Skip, DatabaseRowTransformResult::Skip]
+    );
+    assert_eq!(calls, 1);
 }

@@ -138,7 +138,7 @@ impl LogEntry {
     }
 
     /// Bytes of its row images.
-    fn image_bytes(&self) -> usize {
+    pub fn image_bytes(&self) -> usize {
         let images = [&self.before, &self.after, &self.updates];
         images.into_iter().flatten().map(Vec::len).sum()
     }

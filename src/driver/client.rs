@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 
 use super::retry::{Backoff, chance, is_passing};
-use super::{Auth, DriverConfig, LONGEST_TIMEOUT};
+use super::{Auth, DriverConfig, LONGEST_TIMEOUT, TransformCallback};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{
     Control, HttpRequest, IoItem, OperationStatus, SyncEngineIoQueue, SyncEngineIoRequest, files,
@@ -33,6 +33,7 @@ pub(super) struct Client {
     deadline: Option<Duration>,
     attempts: u32,
     backoff: Backoff,
+    transform: Option<TransformCallback>,
 }
 
 /// How an attempt ended.
@@ -160,6 +161,7 @@ impl Client {
                 first: config.backoff,
                 longest: LONGEST_PAUSE,
             },
+            transform: config.transform.clone(),
         })
     }
 
@@ -182,6 +184,7 @@ impl Client {
             while let Some(item) = queue.take_item_of(control) {
                 match item.request() {
                     SyncEngineIoRequest::Http(_) => self.serve(Arc::new(item), control, end)?,
+                    SyncEngineIoRequest::Transform(_) => self.transform(&Arc::new(item)),
                     // A failure is in the item already.
                     _ => files::perform(&item).unwrap_or(()),
                 }
@@ -232,6 +235,21 @@ impl Client {
                 return Ok(());
             }
             attempt += 1;
+        }
+    }
+
+    /// Has the host decide about changes.
+    fn transform(&self, item: &Arc<IoItem>) {
+        let decided = match &self.transform {
+            Some(decide) => catch_unwind(AssertUnwindSafe(|| decide(item)))
+                .unwrap_or_else(|_| Err(Error::misuse("the transform callback panicked"))),
+            None => Err(Error::misuse(
+                "the replica was made with use_transform, but the driver has no transform callback",
+            )),
+        };
+        match decided {
+            Ok(()) => item.done(),
+            Err(e) => item.fail(e),
         }
     }
 

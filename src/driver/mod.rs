@@ -9,8 +9,9 @@ mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::io::{Control, OperationStatus, SyncEngineIoQueue};
+use crate::error::{Error, Result};
+use crate::io::{Control, IoItem, OperationStatus, SyncEngineIoQueue, SyncEngineIoRequest};
+use crate::transform::{DatabaseRowMutation, DatabaseRowTransformResult};
 use client::Client;
 pub use keep::{KeepInSync, KeepOptions};
 pub use keep_state::{KeepState, KeepStatus};
@@ -27,6 +28,23 @@ const DEFAULT_BACKOFF: Duration = Duration::from_millis(500);
 /// Asked for the token of one HTTP request, in the thread that runs the operation; `None` sends none. An error fails the
 /// request.
 pub type TokenCallback = Arc<dyn Fn() -> Result<Option<String>> + Send + Sync>;
+
+/// Answers a transform request ([`IoItem::decide`](crate::io::IoItem::decide) for each mutation), in the thread that runs the operation. An error fails
+/// the push.
+pub type TransformCallback = Arc<dyn Fn(&Arc<IoItem>) -> Result<()> + Send + Sync>;
+
+/// A callback that asks `decide` about one change after the other.
+pub fn transform_with(
+    decide: impl Fn(&DatabaseRowMutation) -> Result<DatabaseRowTransformResult> + Send + Sync + 'static,
+) -> TransformCallback {
+    Arc::new(move |item: &Arc<IoItem>| {
+        let SyncEngineIoRequest::Transform(mutations) = item.request() else {
+            return Err(Error::internal("not a transform request"));
+        };
+        let mut mutations = mutations.iter().enumerate();
+        mutations.try_for_each(|(index, mutation)| item.decide(index, decide(mutation)?))
+    })
+}
 
 /// What is sent as `Authorization: Bearer <token>`.
 #[derive(Clone, Default)]
@@ -64,6 +82,8 @@ pub struct DriverConfig {
     pub proxy: Option<String>,
     /// PEM file with the certificates that are trusted in place of the built-in ones.
     pub ca_file: Option<String>,
+    /// Decides about changes before they are pushed; needed if the replica has `use_transform`.
+    pub transform: Option<TransformCallback>,
 }
 
 impl Default for DriverConfig {
@@ -77,6 +97,7 @@ impl Default for DriverConfig {
             backoff: DEFAULT_BACKOFF,
             proxy: None,
             ca_file: None,
+            transform: None,
         }
     }
 }

@@ -21,6 +21,7 @@ mod pull;
 mod push;
 mod rebuild;
 mod remote;
+mod transform;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,10 @@ pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
 pub use opts::DatabaseSyncEngineOpts;
 pub use pull::DbChangesStatus;
+
+pub use crate::transform::{
+    DatabaseChangeType, DatabaseRowMutation, DatabaseRowTransformResult, DatabaseStatementReplay,
+};
 
 pub use crate::replay::{
     Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Resolution,

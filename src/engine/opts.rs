@@ -46,6 +46,9 @@ pub struct DatabaseSyncEngineOpts {
     /// table that is no longer listed stay unknown to the remote. A pull would remove it, so it refuses until the table
     /// is listed again or dropped.
     pub tables_ignore: Vec<String>,
+    /// The host decides about every row change before it is pushed: see
+    /// [`SyncEngineIoRequest::Transform`](crate::io::SyncEngineIoRequest::Transform). Not about schema changes.
+    pub use_transform: bool,
     /// What push and pull do about a transaction that the other side does not take.
     pub conflict_policy: ConflictPolicy,
 }
@@ -62,6 +65,7 @@ impl std::fmt::Debug for DatabaseSyncEngineOpts {
             .field("pull_bytes_threshold", &self.pull_bytes_threshold)
             .field("wal_pull_batch_size", &self.wal_pull_batch_size)
             .field("tables_ignore", &self.tables_ignore)
+            .field("use_transform", &self.use_transform)
             .finish_non_exhaustive()
     }
 }

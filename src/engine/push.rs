@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, Shared, check_status};
+use super::transform::Transformer;
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
@@ -29,7 +30,7 @@ use crate::replay::{
 /// Row changes after which a new request starts, unless configured.
 const DEFAULT_OPERATIONS: u64 = 2000;
 /// Bytes of a request after which a new one starts.
-const REQUEST_BYTES: usize = 4 << 20;
+pub(super) const REQUEST_BYTES: usize = 4 << 20;
 /// Longest answer, in bytes, and what each step adds to it: results without rows take some two hundred.
 const MAX_ANSWER: usize = 64 << 10;
 const MAX_ANSWER_PER_STEP: usize = 1 << 10;
@@ -89,6 +90,8 @@ struct BatchReader {
     /// What the remote's header holds.
     header: HeaderValues,
     operations: u64,
+    /// What is behind this change must wait: the host has not decided about it yet.
+    until: i64,
 }
 
 impl Task {
@@ -156,11 +159,22 @@ impl Task {
                 0 => DEFAULT_OPERATIONS,
                 n => n,
             },
+            until: i64::MAX,
         };
+        let mut transformer = None;
+        if self.opts.use_transform {
+            transformer = Some(Transformer::new(self, state, acknowledged)?);
+            reader.until = 0;
+        }
         let mut sent = state.sent;
         self.control.enter(Stage::Uploading);
         self.expect_changes(acknowledged)?;
         loop {
+            if let Some(transformer) = transformer.as_mut().filter(|_| reader.position >= reader.until) {
+                let (decisions, until) = transformer.look_ahead(self, reader.operations).await?;
+                reader.generator.decide(decisions);
+                reader.until = until;
+            }
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
             let header = HeaderValues::read(&conn)?;
             reader.overwriting = conflicts::overwriting(&conn)?;
@@ -392,6 +406,10 @@ impl BatchReader {
         let mut changes = 0;
         let mut batch_header = header;
         while let Some(txn) = log.next_transaction()? {
+            if txn.last_change_id() > self.until {
+                batch_header = self.header;
+                break;
+            }
             self.position = txn.last_change_id();
             if self.position <= self.acknowledged {
                 for entry in txn.entries() {

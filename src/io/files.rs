@@ -11,7 +11,9 @@ use crate::io::{IoItem, SyncEngineIoRequest};
 /// Performs a file request to its end: done, or poisoned and reported. HTTP requests are MISUSE and left alone.
 pub fn perform(item: &IoItem) -> Result<()> {
     let result = match item.request() {
-        SyncEngineIoRequest::Http(_) => return Err(Error::misuse("the request is not a file request")),
+        SyncEngineIoRequest::Http(_) | SyncEngineIoRequest::Transform(_) => {
+            return Err(Error::misuse("the request is not a file request"));
+        }
         SyncEngineIoRequest::FullRead { path } => {
             read(Path::new(path)).map(|content| item.push_buffer(&content))
         }

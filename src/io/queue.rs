@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use super::control::Control;
 use crate::error::{Category, Code, Error, Result};
+use crate::transform::{DatabaseRowMutation, DatabaseRowTransformResult};
 
 /// Longest answer that is kept whole, in bytes: a file, or the body of a request without a [`BodySink`].
 pub const MAX_WHOLE_ANSWER: usize = 1 << 20;
@@ -31,7 +32,7 @@ pub struct HttpRequest {
 }
 
 /// What a host may be asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SyncEngineIoRequest {
     /// Send an HTTP request: report the status, then the body in any number of pieces, then done. A body that
     /// was cut short must be failed, not finished.
@@ -49,6 +50,8 @@ pub enum SyncEngineIoRequest {
         /// The new content.
         content: Vec<u8>,
     },
+    /// Decide about each of these changes with [`IoItem::decide`], then done. Only with the option `use_transform`.
+    Transform(Vec<DatabaseRowMutation>),
 }
 
 /// Receives the body of a successful answer piece by piece, in the host's thread, so that a body of any size
@@ -56,7 +59,7 @@ pub enum SyncEngineIoRequest {
 pub type BodySink = Box<dyn FnMut(&[u8]) -> Result<()> + Send>;
 
 /// A finished answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Response {
     /// HTTP status; 0 for file requests.
     pub status: u16,
@@ -64,6 +67,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// How long the remote asked to wait before the next attempt, in milliseconds.
     pub retry_after_ms: Option<u64>,
+    /// For a transform request: what was decided, in the order of the mutations.
+    pub decisions: Vec<DatabaseRowTransformResult>,
 }
 
 /// What the engine needs from the outside world; the tests' simulator and the queue implement it.
@@ -74,12 +79,33 @@ pub trait SyncEngineIo: Send + Sync {
     fn full_read(&self, path: &str) -> Pending;
     /// Replaces a whole file atomically and durably.
     fn full_write(&self, path: &str, content: Vec<u8>) -> Pending;
+    /// Has the host decide about changes.
+    fn transform(&self, mutations: Vec<DatabaseRowMutation>) -> Pending;
 }
 
 struct State {
     response: Response,
+    /// Of a transform request, by mutation; all there once it is done.
+    decisions: Vec<Option<DatabaseRowTransformResult>>,
     sink: Option<BodySink>,
     outcome: Option<Result<()>>,
+}
+
+impl State {
+    /// Moves the decisions into the response. Whoever forgets one may have wanted to keep it from the remote.
+    fn take_decisions(&mut self) -> Result<()> {
+        if let Some(index) = self.decisions.iter().position(Option::is_none) {
+            return Err(Error::misuse(format!(
+                "the host has not decided about mutation {index} of {}",
+                self.decisions.len()
+            )));
+        }
+        self.response.decisions = std::mem::take(&mut self.decisions)
+            .into_iter()
+            .flatten()
+            .collect();
+        Ok(())
+    }
 }
 
 struct Completion {
@@ -175,6 +201,21 @@ impl IoItem {
         }
     }
 
+    /// Decides about the mutation at `index` of a transform request; a later word replaces an earlier one. A rewrite that
+    /// could not be sent is refused, and nothing is decided then.
+    pub fn decide(&self, index: usize, decision: DatabaseRowTransformResult) -> Result<()> {
+        if !matches!(self.request, SyncEngineIoRequest::Transform(_)) {
+            return Err(Error::misuse("the request is of another kind"));
+        }
+        if let DatabaseRowTransformResult::Rewrite(statement) = &decision {
+            statement.check()?;
+        }
+        let mut state = self.completion.lock();
+        let place = state.decisions.get_mut(index);
+        *place.ok_or_else(|| Error::misuse("the index of the mutation is out of range"))? = Some(decision);
+        Ok(())
+    }
+
     /// False once nobody needs the rest of the answer: it was refused, or the operation is gone. A host that reads a
     /// body should look, because a body may have no end.
     pub fn is_wanted(&self) -> bool {
@@ -185,6 +226,7 @@ impl IoItem {
     pub fn poison(&self, message: &str) {
         let category = match self.request {
             SyncEngineIoRequest::Http(_) => Category::Network,
+            SyncEngineIoRequest::Transform(_) => Category::Usage,
             _ => Category::Storage,
         };
         let text = if message.is_empty() {
@@ -200,9 +242,10 @@ impl IoItem {
         self.completion.finish(Err(error));
     }
 
-    /// The answer is complete.
+    /// The answer is complete. A transform request fails if there is a mutation that nothing was decided about.
     pub fn done(&self) {
-        self.completion.finish(Ok(()));
+        let decided = self.completion.lock().take_decisions();
+        self.completion.finish(decided);
     }
 }
 
@@ -283,9 +326,14 @@ impl SyncEngineIoQueue {
         if let SyncEngineIoRequest::Http(http) = &request {
             self.sent.fetch_add(http.body.len() as u64, Ordering::Relaxed);
         }
+        let mutations = match &request {
+            SyncEngineIoRequest::Transform(mutations) => mutations.len(),
+            _ => 0,
+        };
         let completion = Arc::new(Completion {
             state: Mutex::new(State {
                 response: Response::default(),
+                decisions: vec![None; mutations],
                 sink,
                 outcome: None,
             }),
@@ -326,6 +374,10 @@ impl SyncEngineIo for SyncEngineIoQueue {
             },
             None,
         )
+    }
+
+    fn transform(&self, mutations: Vec<DatabaseRowMutation>) -> Pending {
+        self.submit(SyncEngineIoRequest::Transform(mutations), None)
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) enum Identity {
 pub(super) struct Table {
     pub name: String,
     pub columns: Vec<Column>,
+    pub column_names: Arc<[String]>,
     /// Positions of the primary key's columns, in the order of the key; empty = no primary key.
     pub key: Vec<usize>,
     pub key_names: Arc<[String]>,
@@ -152,6 +153,7 @@ impl Table {
                 false => Unique::default(),
             },
             name,
+            column_names: columns.iter().map(|c| c.name.clone()).collect(),
             columns,
             key,
             key_names,

@@ -28,6 +28,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
     let column = |name| Column { name, default: None };
     Ok(Table {
         name,
+        column_names: columns.as_slice().into(),
         columns: columns.into_iter().map(column).collect(),
         key: Vec::new(),
         key_names: [key].into(),

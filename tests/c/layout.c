@@ -84,7 +84,7 @@ AT(turso_sync_stats_t, network_sent_bytes, 40);
 AT(turso_sync_stats_t, network_received_bytes, 48);
 AT(turso_sync_stats_t, revision, 56);
 
-SIZE(turso_sync_driver_config_t, 80);
+SIZE(turso_sync_driver_config_t, 96);
 AT(turso_sync_driver_config_t, auth_token, 8);
 AT(turso_sync_driver_config_t, base_url, 16);
 AT(turso_sync_driver_config_t, timeout_ms, 24);
@@ -94,6 +94,30 @@ AT(turso_sync_driver_config_t, auth_token_context, 48);
 AT(turso_sync_driver_config_t, proxy, 56);
 AT(turso_sync_driver_config_t, ca_file, 64);
 AT(turso_sync_driver_config_t, attempts, 72);
+AT(turso_sync_driver_config_t, transform_callback, 80);
+AT(turso_sync_driver_config_t, transform_context, 88);
+
+SIZE(turso_sync_value_t, 40);
+AT(turso_sync_value_t, value_type, 0);
+AT(turso_sync_value_t, integer, 8);
+AT(turso_sync_value_t, real, 16);
+AT(turso_sync_value_t, bytes, 24);
+
+SIZE(turso_sync_mutation_t, 72);
+AT(turso_sync_mutation_t, change_id, 8);
+AT(turso_sync_mutation_t, transaction_id, 16);
+AT(turso_sync_mutation_t, unix_time, 24);
+AT(turso_sync_mutation_t, rowid, 32);
+AT(turso_sync_mutation_t, table, 40);
+AT(turso_sync_mutation_t, columns, 56);
+AT(turso_sync_mutation_t, mutation_type, 64);
+
+SIZE(turso_sync_mutation_column_t, 152);
+AT(turso_sync_mutation_column_t, name, 8);
+AT(turso_sync_mutation_column_t, before, 24);
+AT(turso_sync_mutation_column_t, after, 64);
+AT(turso_sync_mutation_column_t, update, 104);
+AT(turso_sync_mutation_column_t, is_key, 144);
 
 SIZE(turso_sync_keep_options_t, 48);
 AT(turso_sync_keep_options_t, debounce_ms, 8);
@@ -110,12 +134,13 @@ AT(turso_sync_keeper_status_t, pulls, 24);
 AT(turso_sync_keeper_status_t, failures, 32);
 AT(turso_sync_keeper_status_t, retry_in_ms, 40);
 
-SIZE(turso_sync_options_t, 40);
+SIZE(turso_sync_options_t, 48);
 AT(turso_sync_options_t, size, 0);
 AT(turso_sync_options_t, conflict_policy, 8);
 AT(turso_sync_options_t, tables_ignore, 16);
 AT(turso_sync_options_t, tables_ignore_count, 24);
 AT(turso_sync_options_t, wal_pull_batch_size, 32);
+AT(turso_sync_options_t, use_transform, 40);
 
 SIZE(turso_sync_conflict_t, 120);
 AT(turso_sync_conflict_t, size, 0);
@@ -176,6 +201,10 @@ VALUE(TURSO_SYNC_IO_NONE, 0);
 VALUE(TURSO_SYNC_IO_HTTP, 1);
 VALUE(TURSO_SYNC_IO_FULL_READ, 2);
 VALUE(TURSO_SYNC_IO_FULL_WRITE, 3);
+VALUE(TURSO_SYNC_IO_TRANSFORM, 4);
+VALUE(TURSO_SYNC_MUTATION_INSERT, 1);
+VALUE(TURSO_SYNC_MUTATION_UPDATE, 2);
+VALUE(TURSO_SYNC_MUTATION_DELETE, 3);
 VALUE(TURSO_ASYNC_RESULT_NONE, 0);
 VALUE(TURSO_ASYNC_RESULT_CONNECTION, 1);
 VALUE(TURSO_ASYNC_RESULT_CHANGES, 2);
