@@ -44,13 +44,18 @@ const HEADERS: [Header; 2] = [
             "sync_database",
             "changes",
             "conflicts",
+            "foreign",
             "operation",
             "observe",
             "run",
             "keeper",
             "io_item",
         ],
-        extra_types: &["turso_sync_conflict_policy_t", "turso_sync_conflict_resolution_t"],
+        extra_types: &[
+            "turso_sync_conflict_policy_t",
+            "turso_sync_conflict_resolution_t",
+            "turso_sync_foreign_policy_t",
+        ],
     },
 ];
 

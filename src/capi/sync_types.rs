@@ -98,6 +98,9 @@ pub struct turso_sync_options_t {
     /// Pages (of 4096 bytes) per request while a replica is downloaded; 0 = no limit. If `pull_bytes_threshold` is set as
     /// well, the smaller of both counts.
     pub wal_pull_batch_size: u64,
+    /// What operations do about changes that another program has written into the file: a value of
+    /// `turso_sync_foreign_policy_t`; others are MISUSE.
+    pub foreign_policy: u32,
 }
 
 /// An HTTP request. All slices live as long as the item.

@@ -12,6 +12,7 @@
 
 mod bootstrap;
 mod conflicts;
+mod foreign;
 mod image;
 mod lock;
 mod maintenance;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
-pub use opts::DatabaseSyncEngineOpts;
+pub use opts::{DatabaseSyncEngineOpts, ForeignPolicy};
 pub use pull::DbChangesStatus;
 
 pub use crate::replay::{
@@ -41,7 +42,7 @@ use crate::capture::state::{self, ReplicaState};
 use crate::capture::{Connection, IgnoredTables};
 use crate::error::{Error, Result};
 use crate::io::{Control, Operation, SyncEngineIo, SyncEngineIoQueue};
-use crate::pages::{BaseHealth, BaseState, PageStore};
+use crate::pages::{BaseHealth, BaseState, PageStore, WalMark};
 use lock::{SyncGuard, SyncLock};
 
 /// How long the library's own statements wait for another writer.
@@ -91,6 +92,8 @@ struct Inner {
     /// A download exists that has been neither applied nor dropped.
     download_taken: Arc<AtomicBool>,
     connections: AtomicUsize,
+    /// Tables in which the last look has found changes of another program.
+    foreign_tables: Mutex<Vec<String>>,
     /// Who wants to know when there may be something to sync.
     watchers: Mutex<Vec<Weak<Watcher>>>,
     /// Frames in the write-ahead log from which on a commit tries a checkpoint.
@@ -157,6 +160,7 @@ impl DatabaseSyncEngine {
             metadata: Mutex::new(None),
             download_taken: Arc::default(),
             connections: AtomicUsize::new(0),
+            foreign_tables: Mutex::default(),
             watchers: Mutex::default(),
             checkpoint_at: AtomicU32::new(maintenance::CHECKPOINT_FRAMES),
         };
@@ -247,6 +251,7 @@ impl DatabaseSyncEngine {
     pub fn checkpoint(&self) -> Operation<()> {
         self.operation("checkpoint", |task| async move {
             let guard = task.lock()?;
+            task.settle(task.opts.foreign_policy, &guard)?;
             task.checkpoint(BUSY_TIMEOUT, &guard)
         })
     }
@@ -262,11 +267,30 @@ impl DatabaseSyncEngine {
     pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
         self.operation("resolve", move |task| async move {
             let guard = task.lock()?;
+            task.settle(task.opts.foreign_policy, &guard)?;
             task.resolve_conflict(txn_id, resolution, &guard).await?;
             task.leave(guard);
             task.tell_watchers();
             Ok(())
         })
+    }
+
+    /// Decides what becomes of changes that another program has written into the file: [`ForeignPolicy::Adopt`] makes them
+    /// pending, [`ForeignPolicy::Discard`] undoes them, [`ForeignPolicy::Stop`] only looks. Needs the network if the base
+    /// was lost with them.
+    pub fn settle_foreign_changes(&self, policy: ForeignPolicy) -> Operation<()> {
+        self.operation("settle", move |task| async move {
+            let guard = task.lock()?;
+            task.settle_now(policy, &guard).await?;
+            task.leave(guard);
+            task.tell_watchers();
+            Ok(())
+        })
+    }
+
+    /// The tables in which the last operation has found changes of another program that nobody has decided about.
+    pub fn foreign_tables(&self) -> Vec<String> {
+        self.inner.foreign_tables().clone()
     }
 
     /// Calls `watcher` after every commit of a connection of this engine, and after a conflict was resolved: there may be
@@ -340,6 +364,10 @@ impl Inner {
         self.metadata.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn foreign_tables(&self) -> MutexGuard<'_, Vec<String>> {
+        self.foreign_tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn watchers(&self) -> MutexGuard<'_, Vec<Weak<Watcher>>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -370,7 +398,8 @@ impl Inner {
 
     /// Reads the state and checks whether the base is what the state says.
     fn base(&self, _guard: &SyncGuard) -> Result<(ReplicaState, BaseHealth)> {
-        let state = self.read_state()?;
+        let (state, (salts, frames)) = state::read_state_and_settled(self.path(), BUSY_TIMEOUT)?;
+        self.store.refuse_strangers(WalMark { salts, frames });
         let health = self.store.recover(&base_state(&state))?;
         Ok((state, health))
     }

@@ -110,12 +110,13 @@ AT(turso_sync_keeper_status_t, pulls, 24);
 AT(turso_sync_keeper_status_t, failures, 32);
 AT(turso_sync_keeper_status_t, retry_in_ms, 40);
 
-SIZE(turso_sync_options_t, 40);
+SIZE(turso_sync_options_t, 48);
 AT(turso_sync_options_t, size, 0);
 AT(turso_sync_options_t, conflict_policy, 8);
 AT(turso_sync_options_t, tables_ignore, 16);
 AT(turso_sync_options_t, tables_ignore_count, 24);
 AT(turso_sync_options_t, wal_pull_batch_size, 32);
+AT(turso_sync_options_t, foreign_policy, 40);
 
 SIZE(turso_sync_conflict_t, 120);
 AT(turso_sync_conflict_t, size, 0);
@@ -140,6 +141,7 @@ SIZE(turso_database_open_flags_t, 4);
 SIZE(turso_sync_io_request_type_t, 4);
 SIZE(turso_sync_operation_result_type_t, 4);
 SIZE(turso_sync_conflict_policy_t, 4);
+SIZE(turso_sync_foreign_policy_t, 4);
 SIZE(turso_sync_conflict_resolution_t, 4);
 SIZE(turso_sync_conflict_state_t, 4);
 SIZE(turso_sync_conflict_kind_t, 4);
