@@ -45,6 +45,7 @@ const HEADERS: [Header; 2] = [
             "sync_database",
             "changes",
             "conflicts",
+            "foreign",
             "operation",
             "observe",
             "run",
@@ -52,7 +53,11 @@ const HEADERS: [Header; 2] = [
             "io_item",
             "transform",
         ],
-        extra_types: &["turso_sync_conflict_policy_t", "turso_sync_conflict_resolution_t"],
+        extra_types: &[
+            "turso_sync_conflict_policy_t",
+            "turso_sync_conflict_resolution_t",
+            "turso_sync_foreign_policy_t",
+        ],
     },
 ];
 

@@ -68,6 +68,12 @@
  *   A blocked transaction can also be repaired with plain SQL: what is pushed is the net effect. Keys of rows are in the
  *   list only, never in error messages or in the log.
  *
+ * Other programs at the file
+ *   Reading the file with any SQLite is fine. What another program writes is not captured. Push, pull and checkpoint notice it
+ *   before they change anything, and end with ERROR of category FOREIGN; turso_sync_database_foreign_tables tells the tables.
+ *   turso_sync_database_settle_foreign_changes makes these changes pending (ADOPT) or undoes them (DISCARD);
+ *   `foreign_policy` in turso_sync_options_t decides up front.
+ *
  * Watching and stopping
  *   turso_sync_operation_progress tells how far an operation has come, and turso_sync_operation_cancel stops it, both from any
  *   thread. turso_sync_operation_error and turso_sync_last_error say what went wrong in a form a program can act on:
@@ -330,6 +336,11 @@ enum turso_sync_error_category_t
      * A fault of this library; please report it.
      */
     TURSO_SYNC_ERROR_INTERNAL = 9,
+    /**
+     * Another program has changed the database without capture, and nobody has decided what becomes of that; see
+     * turso_sync_database_foreign_tables and turso_sync_database_settle_foreign_changes.
+     */
+    TURSO_SYNC_ERROR_FOREIGN = 10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -508,6 +519,35 @@ typedef uint32_t turso_sync_conflict_resolution_t;
 #endif // __cplusplus
 
 /**
+ * What becomes of changes that were not captured, because another program has written them into the file.
+ */
+enum turso_sync_foreign_policy_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * The operation ends with ERROR of category FOREIGN and changes nothing. They stay in the tables.
+     */
+    TURSO_SYNC_FOREIGN_POLICY_STOP = 0,
+    /**
+     * They become pending changes, as one transaction, and are pushed like others.
+     */
+    TURSO_SYNC_FOREIGN_POLICY_ADOPT = 1,
+    /**
+     * They are undone.
+     */
+    TURSO_SYNC_FOREIGN_POLICY_DISCARD = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_foreign_policy_t turso_sync_foreign_policy_t;
+#else
+typedef uint32_t turso_sync_foreign_policy_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * Changes that were downloaded and not yet applied. They may be moved between threads.
  */
 typedef struct turso_sync_changes_t turso_sync_changes_t;
@@ -644,6 +684,10 @@ typedef struct {
      * of the driver; 0 = all are pushed as they are. Other values are MISUSE. Schema changes are always pushed.
      */
     uint32_t use_transform;
+     * What operations do about changes that another program has written into the file: a value of
+     * `turso_sync_foreign_policy_t`; others are MISUSE.
+     */
+    uint32_t foreign_policy;
 } turso_sync_options_t;
 
 /**
@@ -1326,6 +1370,31 @@ turso_status_code_t turso_sync_database_resolve_conflict(const turso_sync_databa
                                                          uint32_t resolution,
                                                          const turso_sync_operation_t **operation,
                                                          const char **error_opt_out);
+
+/**
+ * Lists the tables in which the last operation of this handle has found changes of another program that nobody has decided
+ * about: a JSON array of their names, `[]` if there are none. Asks for no IO. Not part of the SDK kit of Turso.
+ *
+ * `*tables` is freed with turso_str_deinit. Errors: MISUSE for NULL pointers.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_foreign_tables(const turso_sync_database_t *database,
+                                                       const char **tables,
+                                                       const char **error_opt_out);
+
+/**
+ * Begins to decide what becomes of changes that another program has written into the file. Needs the network only if the
+ * replica's base was lost with them (the other program has checkpointed). Result: none. Not part of the SDK kit of Turso.
+ *
+ * `policy` is a value of `turso_sync_foreign_policy_t`; the call itself is MISUSE for others. With STOP the operation only
+ * looks: it fails with ERROR of category FOREIGN if there are such changes. If the remote no longer has the revision of a
+ * lost base, ADOPT takes all that differs from the newest one, but removes nothing that only the remote has.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_settle_foreign_changes(const turso_sync_database_t *database,
+                                                               uint32_t policy,
+                                                               const turso_sync_operation_t **operation,
+                                                               const char **error_opt_out);
 
 /**
  * Works on the operation until it ends or needs IO.

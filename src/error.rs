@@ -49,6 +49,8 @@ pub enum Category {
     Conflict,
     /// This replica and this remote do not belong together.
     Identity,
+    /// Another program has changed the database, and nobody has decided what becomes of that.
+    Foreign,
     /// A fault of this library.
     Internal,
 }
@@ -115,6 +117,11 @@ impl Error {
     /// This replica and this remote do not belong together.
     pub fn identity(message: impl Into<String>) -> Self {
         Self::new(Category::Identity, Code::Error, message)
+    }
+
+    /// Another program has changed the database.
+    pub fn foreign(message: impl Into<String>) -> Self {
+        Self::new(Category::Foreign, Code::Error, message)
     }
 
     /// The host stopped the operation.

@@ -149,6 +149,8 @@ fn values_of_a_unique_index_may_swap() {
     let from = format!("{schema}; INSERT INTO t VALUES (1, 1, 0), (2, 2, 0), (3, 3, 0)");
     let to = format!("{schema}; INSERT INTO t VALUES (1, 2, 0), (2, 1, 0), (3, 3, 1)");
     assert_eq!(changes(&from, &to), ["-t 1", "-t 2", "+t 1", "+t 2", "~t 3"]);
+    let to = format!("{schema}; INSERT INTO t VALUES (1, 7, 0), (2, 2, 0), (3, NULL, 0)");
+    assert_eq!(changes(&from, &to), ["~t 1", "~t 3"]);
 }
 
 #[test]

@@ -456,6 +456,7 @@ fn a_foreign_checkpoint_costs_a_download_and_nothing_else() {
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         .unwrap();
     drop(shell);
+    assert!(a.pull().unwrap());
     b.sql("INSERT INTO note VALUES ('b'); DELETE FROM item WHERE id = 3");
     b.push().unwrap();
     assert!(a.pull().unwrap());

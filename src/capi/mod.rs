@@ -22,6 +22,7 @@ pub mod connection;
 pub mod database;
 #[cfg(feature = "driver")]
 mod driver_config;
+pub mod foreign;
 pub mod io_item;
 pub mod keeper;
 pub mod observe;

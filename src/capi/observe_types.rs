@@ -108,6 +108,9 @@ pub enum turso_sync_error_category_t {
     TURSO_SYNC_ERROR_IDENTITY = 8,
     /// A fault of this library; please report it.
     TURSO_SYNC_ERROR_INTERNAL = 9,
+    /// Another program has changed the database without capture, and nobody has decided what becomes of that; see
+    /// turso_sync_database_foreign_tables and turso_sync_database_settle_foreign_changes.
+    TURSO_SYNC_ERROR_FOREIGN = 10,
 }
 
 impl From<Category> for turso_sync_error_category_t {
@@ -121,6 +124,7 @@ impl From<Category> for turso_sync_error_category_t {
             Category::Protocol => Self::TURSO_SYNC_ERROR_PROTOCOL,
             Category::Conflict => Self::TURSO_SYNC_ERROR_CONFLICT,
             Category::Identity => Self::TURSO_SYNC_ERROR_IDENTITY,
+            Category::Foreign => Self::TURSO_SYNC_ERROR_FOREIGN,
             Category::Internal => Self::TURSO_SYNC_ERROR_INTERNAL,
         }
     }

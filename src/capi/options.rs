@@ -5,6 +5,7 @@ use std::ffi::c_char;
 use super::boundary::{Versioned, array_in, optional_string_in, string_in, versioned_in};
 use super::conflict_types::turso_sync_conflict_policy_t;
 use super::database::not_supported;
+use super::foreign::turso_sync_foreign_policy_t;
 use super::sync_types::{turso_sync_database_config_t, turso_sync_options_t};
 use crate::engine::DatabaseSyncEngineOpts;
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ pub(super) unsafe fn read(
     // SAFETY: the same contract; all fields are numbers and pointers.
     if let Some(options) = unsafe { versioned_in(options) }? {
         read.conflict_policy = turso_sync_conflict_policy_t::read(options.conflict_policy)?;
+        read.foreign_policy = turso_sync_foreign_policy_t::read(options.foreign_policy)?;
         // SAFETY: the same contract.
         read.tables_ignore = unsafe { read_names(options.tables_ignore, options.tables_ignore_count) }
             .map_err(|e| e.context("tables_ignore"))?;

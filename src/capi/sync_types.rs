@@ -105,6 +105,9 @@ pub struct turso_sync_options_t {
     /// 1 = the host decides about every row change before it is pushed, with TURSO_SYNC_IO_TRANSFORM items or the callback
     /// of the driver; 0 = all are pushed as they are. Other values are MISUSE. Schema changes are always pushed.
     pub use_transform: u32,
+    /// What operations do about changes that another program has written into the file: a value of
+    /// `turso_sync_foreign_policy_t`; others are MISUSE.
+    pub foreign_policy: u32,
 }
 
 /// An HTTP request. All slices live as long as the item.

@@ -28,6 +28,8 @@ pub(super) struct HookState {
     pub ignored: IgnoredTables,
     /// A row that is not captured changed in the implicit transaction: of an ignored table, or of another schema.
     pub changed_uncaptured: Cell<bool>,
+    /// The open transaction has changed an ignored table.
+    pub wrote_ignored: Cell<bool>,
     /// The library runs a statement of its own: nothing is captured or refused.
     pub internal: Cell<bool>,
     /// Changes since the last flush.
@@ -316,6 +318,7 @@ unsafe extern "C" fn on_preupdate(
         _ => RowOp::Delete,
     };
     let Some(table) = buffer.table_index(table.to_bytes(), |name| !state.ignored.contains_bytes(name)) else {
+        state.wrote_ignored.set(true);
         return state.changed_uncaptured.set(true);
     };
     // SAFETY: inside the hook for this operation: an insert has no old row, a delete no new one.

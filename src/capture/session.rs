@@ -20,6 +20,10 @@ use crate::capture::statement::Step;
 use crate::capture::virtual_table;
 use crate::error::{Category, Code, Error, Result};
 
+/// Counts the transactions that have written ignored tables.
+const LOCAL_MARK: &str = "INSERT INTO main.turso_sync_local VALUES ('local writes', 1)
+     ON CONFLICT (name) DO UPDATE SET value = value + 1";
+
 /// What a statement means for capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -73,6 +77,8 @@ struct Capture {
     recursive: bool,
     /// Takes the write lock and changes nothing.
     lock: RawStatement,
+    /// Tells a transaction that logs nothing from one of another program.
+    mark: RawStatement,
     /// The open transaction was begun here, not by the user.
     implicit: bool,
     /// Active write statements.
@@ -380,7 +386,10 @@ impl Session {
     fn before_step(&mut self, id: usize, kind: Kind) -> Result<()> {
         match kind {
             Kind::Write if !self.slot(id)?.active => self.start_write(id),
-            Kind::Commit | Kind::Release => self.settle_virtual_tables(),
+            Kind::Commit | Kind::Release => {
+                self.settle_virtual_tables()?;
+                self.mark_local_writes()
+            }
             _ => Ok(()),
         }
     }
@@ -486,6 +495,7 @@ impl Session {
         if let Some(capture) = self.capture.as_mut().filter(|_| self.db.autocommit()) {
             capture.implicit = false;
             capture.log.end_transaction();
+            self.hooks.wrote_ignored.set(false);
         }
     }
 
@@ -535,6 +545,9 @@ impl Session {
                     let depth = Depth::Redone(Run { work, recursive });
                     let log = &mut capture.log;
                     log.write_changes(&mut buffer, depth, |table| finished.wants_rows_of(table))?;
+                    if ddl.ignored {
+                        hooks.wrote_ignored.set(true);
+                    }
                     finished.write(db, log, &hooks.ignored)
                 }
                 (
@@ -586,6 +599,18 @@ impl Session {
         self.flush(None, false)
     }
 
+    /// Before a commit: what ignored tables get leaves no trace in the log, so it leaves one in the replica's own state. What
+    /// leaves none was written by somebody else.
+    fn mark_local_writes(&mut self) -> Result<()> {
+        let (db, hooks) = (self.db, Rc::clone(&self.hooks));
+        match self.capture.as_mut() {
+            Some(capture) if db.is_writing() && hooks.wrote_ignored.take() => {
+                hooks.as_internal(|| hooks.counters.hiding(db, || capture.mark.run()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A write statement has ended, having counted some changes; the last one ends the implicit transaction.
     fn writer_ended(&mut self, keep: bool, counted: i64) -> Result<()> {
         let Some(capture) = self.capture.as_mut() else {
@@ -597,6 +622,7 @@ impl Session {
         }
         let mut result = if keep {
             self.settle_virtual_tables()
+                .and_then(|()| self.mark_local_writes())
         } else {
             Ok(())
         };
@@ -684,6 +710,7 @@ impl Capture {
             savepoint: db.prepare("SAVEPOINT turso_sync_settle")?,
             release: db.prepare("RELEASE turso_sync_settle")?,
             lock: db.prepare("DELETE FROM main.turso_sync_local WHERE name IS NULL")?,
+            mark: db.prepare(LOCAL_MARK)?,
             recursion: db.prepare("PRAGMA recursive_triggers")?,
             recursive: false,
             implicit: false,

@@ -294,6 +294,33 @@ fn set(
     })
 }
 
+/// Name of the mark in the log up to which it is known who wrote it.
+const SETTLED: &str = "settled";
+
+/// The mark in the write-ahead log (salts, frames) up to which it is settled what becomes of what other programs have
+/// written.
+pub fn settled(conn: &Connection) -> Result<(u64, u32)> {
+    let sql = format!("SELECT value FROM {STATE_TABLE} WHERE name = ?1");
+    let mark: Option<String> = conn.query_row(&sql, [SETTLED], |row| row.get(0)).optional()?;
+    let parts = mark.as_deref().and_then(|mark| mark.split_once(' '));
+    let numbers = parts.and_then(|(salts, frames)| Some((salts.parse().ok()?, frames.parse().ok()?)));
+    Ok(numbers.unwrap_or_default())
+}
+
+/// Writes what [`settled`] reads; the caller's transaction decides when it counts.
+pub fn set_settled(conn: &Connection, (salts, frames): (u64, u32)) -> Result<()> {
+    let sql = format!("INSERT OR REPLACE INTO {STATE_TABLE} VALUES (?1, ?2)");
+    conn.execute(&sql, (SETTLED, format!("{salts} {frames}")))?;
+    Ok(())
+}
+
+/// Reads the state of the replica at `path`, and what is [`settled`].
+pub fn read_state_and_settled(path: &Path, busy_timeout: Duration) -> Result<(ReplicaState, (u64, u32))> {
+    let mut conn = open_internal(path, busy_timeout)?;
+    let txn = conn.transaction()?;
+    Ok((ReplicaState::read(&txn)?, settled(&txn)?))
+}
+
 /// What the remote acknowledged to `client_id`, as far as this database knows: (pull_gen, change_id).
 pub fn read_watermark(conn: &Connection, client_id: &str) -> Result<Option<(i64, i64)>> {
     let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";

@@ -4,7 +4,7 @@ use super::lock::SyncGuard;
 use super::{BUSY_TIMEOUT, Inner, Task, base_state};
 use crate::capture::state;
 use crate::error::Result;
-use crate::pages::{Base, BaseHealth, ChangesWriter};
+use crate::pages::{Base, BaseHealth};
 use crate::replay::{
     Conflict, ConflictPolicy, ConflictState, Failure, Plan, Removal, Resolution, Restoring, conflicts,
 };
@@ -109,7 +109,7 @@ impl Task {
         if health != BaseHealth::Intact {
             return self.pull_lost_base(guard, plan).await;
         }
-        let nothing = ChangesWriter::create(&self.files.changes)?.finish(state.base_pages)?;
+        let nothing = self.no_changes(&state)?;
         let base = Base::Known(base_state(&state));
         self.rebuild(base, &state, &nothing, &state.revision, &plan)?;
         self.checkpoint_if_large(guard);

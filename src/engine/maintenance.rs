@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::lock::SyncGuard;
+use super::opts::ForeignPolicy;
 use super::{BUSY_TIMEOUT, Inner, base_state};
 use crate::capture::{Observer, state};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pages::BaseHealth;
 use crate::replay::ConflictState;
 
@@ -86,9 +87,25 @@ impl Inner {
 
     /// Checkpoints if nobody is in the way; failing to is no failure of what was done before.
     pub(super) fn checkpoint_postponed(&self, guard: &SyncGuard) {
-        if let Err(e) = self.checkpoint(Duration::ZERO, guard) {
+        if let Err(e) = self
+            .settle_quietly(guard)
+            .and_then(|()| self.checkpoint(Duration::ZERO, guard))
+        {
             tracing::debug!(error = %e, "checkpoint postponed");
         }
+    }
+
+    /// Before a checkpoint that nobody has asked for. Whoever is to decide about changes of another program is asked by the
+    /// next operation; until then they stay in the log.
+    fn settle_quietly(&self, guard: &SyncGuard) -> Result<()> {
+        if !self.foreign_tables().is_empty() {
+            return Err(Error::busy("changes of another program wait for a decision"));
+        }
+        let policy = match self.opts.foreign_policy {
+            ForeignPolicy::Discard => ForeignPolicy::Stop,
+            other => other,
+        };
+        self.examine_log(policy, guard).map(drop)
     }
 
     fn checkpoint_unless_busy(&self) {

@@ -12,6 +12,7 @@
 
 mod bootstrap;
 mod conflicts;
+mod foreign;
 mod image;
 mod lock;
 mod maintenance;
@@ -25,13 +26,13 @@ mod transform;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
-pub use opts::DatabaseSyncEngineOpts;
+pub use opts::{DatabaseSyncEngineOpts, ForeignPolicy};
 pub use pull::DbChangesStatus;
 
 pub use crate::transform::{
@@ -46,7 +47,7 @@ use crate::capture::state::{self, ReplicaState};
 use crate::capture::{Connection, IgnoredTables};
 use crate::error::{Error, Result};
 use crate::io::{Control, Operation, SyncEngineIo, SyncEngineIoQueue};
-use crate::pages::{BaseHealth, BaseState, PageStore};
+use crate::pages::{BaseHealth, BaseState, PageStore, WalMark};
 use lock::{SyncGuard, SyncLock};
 
 /// How long the library's own statements wait for another writer.
@@ -95,9 +96,11 @@ struct Inner {
     metadata: Mutex<Option<DatabaseMetadata>>,
     /// A download exists that has been neither applied nor dropped.
     download_taken: Arc<AtomicBool>,
-    /// Epoch of the base that was found lost, 0 = none: for those who must not take the lock to look.
-    lost_epoch: AtomicI64,
+    /// The epoch of a base that was found lost, and how: for those who must not take the lock to look.
+    lost_base: Mutex<Option<(i64, BaseHealth)>>,
     connections: AtomicUsize,
+    /// Tables in which the last look has found changes of another program.
+    foreign_tables: Mutex<Vec<String>>,
     /// Who wants to know when there may be something to sync.
     watchers: Mutex<Vec<Weak<Watcher>>>,
     /// Frames in the write-ahead log from which on a commit tries a checkpoint.
@@ -163,8 +166,9 @@ impl DatabaseSyncEngine {
             queue: SyncEngineIoQueue::default(),
             metadata: Mutex::new(None),
             download_taken: Arc::default(),
-            lost_epoch: AtomicI64::new(0),
+            lost_base: Mutex::default(),
             connections: AtomicUsize::new(0),
+            foreign_tables: Mutex::default(),
             watchers: Mutex::default(),
             checkpoint_at: AtomicU32::new(maintenance::CHECKPOINT_FRAMES),
         };
@@ -256,6 +260,7 @@ impl DatabaseSyncEngine {
     pub fn checkpoint(&self) -> Operation<()> {
         self.operation("checkpoint", |task| async move {
             let guard = task.lock()?;
+            task.settle(task.opts.foreign_policy, &guard)?;
             task.checkpoint(BUSY_TIMEOUT, &guard)
         })
     }
@@ -271,12 +276,32 @@ impl DatabaseSyncEngine {
     pub fn resolve_conflict(&self, txn_id: i64, resolution: Resolution) -> Operation<()> {
         self.operation("resolve", move |task| async move {
             let guard = task.lock()?;
+            task.settle(task.opts.foreign_policy, &guard)?;
             let resolved = task.resolve_conflict(txn_id, resolution, &guard).await;
             task.leave(guard);
             resolved?;
             task.tell_watchers();
             Ok(())
         })
+    }
+
+    /// Decides what becomes of changes that another program has written into the file: [`ForeignPolicy::Adopt`] makes them
+    /// pending, [`ForeignPolicy::Discard`] undoes them, [`ForeignPolicy::Stop`] only looks. Needs the network if the base
+    /// was lost with them.
+    pub fn settle_foreign_changes(&self, policy: ForeignPolicy) -> Operation<()> {
+        self.operation("settle", move |task| async move {
+            let guard = task.lock()?;
+            let settled = task.settle_now(policy, &guard).await;
+            task.leave(guard);
+            settled?;
+            task.tell_watchers();
+            Ok(())
+        })
+    }
+
+    /// The tables in which the last operation has found changes of another program that nobody has decided about.
+    pub fn foreign_tables(&self) -> Vec<String> {
+        self.inner.foreign_tables().clone()
     }
 
     /// Calls `watcher` after every commit of a connection of this engine, and after a conflict was resolved: there may be
@@ -350,6 +375,14 @@ impl Inner {
         self.metadata.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn foreign_tables(&self) -> MutexGuard<'_, Vec<String>> {
+        self.foreign_tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost_base(&self) -> MutexGuard<'_, Option<(i64, BaseHealth)>> {
+        self.lost_base.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn watchers(&self) -> MutexGuard<'_, Vec<Weak<Watcher>>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -380,11 +413,10 @@ impl Inner {
 
     /// Reads the state and checks whether the base is what the state says.
     fn base(&self, _guard: &SyncGuard) -> Result<(ReplicaState, BaseHealth)> {
-        let state = self.read_state()?;
+        let (state, (salts, frames)) = state::read_state_and_settled(self.path(), BUSY_TIMEOUT)?;
+        self.store.refuse_strangers(WalMark { salts, frames });
         let health = self.store.recover(&base_state(&state))?;
-        let lost = health != BaseHealth::Intact;
-        self.lost_epoch
-            .store(if lost { state.epoch } else { 0 }, Ordering::Release);
+        *self.lost_base() = (health != BaseHealth::Intact).then(|| (state.epoch, health.clone()));
         Ok((state, health))
     }
 

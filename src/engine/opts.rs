@@ -7,6 +7,18 @@ use crate::replay::ConflictPolicy;
 /// Longest client name and remote URL, in bytes: they are stored in the metadata.
 const MAX_STORED_TEXT: usize = 8 << 10;
 
+/// What becomes of changes that were not captured, because another program has written them into the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForeignPolicy {
+    /// The operation ends with an error of category `Foreign` that names the tables, and changes nothing.
+    #[default]
+    Stop,
+    /// They become pending changes, as one transaction.
+    Adopt,
+    /// They are undone.
+    Discard,
+}
+
 /// Configuration of a replica; fixed when the engine is made.
 #[derive(Clone, Default)]
 pub struct DatabaseSyncEngineOpts {
@@ -51,6 +63,8 @@ pub struct DatabaseSyncEngineOpts {
     pub use_transform: bool,
     /// What push and pull do about a transaction that the other side does not take.
     pub conflict_policy: ConflictPolicy,
+    /// What push, pull and checkpoint do about changes that another program has written into the file.
+    pub foreign_policy: ForeignPolicy,
 }
 
 impl std::fmt::Debug for DatabaseSyncEngineOpts {

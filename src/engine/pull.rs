@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::foreign::Reference;
 use super::lock::SyncGuard;
+use super::opts::ForeignPolicy;
 use super::remote::{Shared, check_reserved};
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
@@ -26,6 +28,8 @@ struct Download {
     epoch: i64,
     /// They are the whole database, not a difference to the base.
     whole: bool,
+    /// Another program has written the main file, so that the base is lost.
+    written: bool,
 }
 
 impl DbChangesStatus {
@@ -67,11 +71,9 @@ impl Task {
         let slot = DownloadSlot::take(&self.download_taken)?;
         let state = self.read_state()?;
         // If the base got lost since somebody looked, apply will see it, and the next wait know it.
-        let health = match self.lost_epoch.load(Ordering::Acquire) == state.epoch {
-            true => BaseHealth::Lost {
-                reason: "an operation has found it so".into(),
-            },
-            false => BaseHealth::Intact,
+        let health = match &*self.lost_base() {
+            Some((epoch, health)) if *epoch == state.epoch => health.clone(),
+            _ => BaseHealth::Intact,
         };
         let download = self
             .download_changes((state, health), long_poll_timeout_ms)
@@ -85,6 +87,15 @@ impl Task {
         long_poll_timeout_ms: u32,
     ) -> Result<Option<Download>> {
         let intact = health == BaseHealth::Intact;
+        let written = matches!(health, BaseHealth::Lost { written: true, .. });
+        if !intact && !state.revision.is_empty() {
+            // What other programs have written shows only against the revision that was here.
+            let pinned = self.download_revision(&state, &state.revision, written).await;
+            match pinned {
+                Err(e) if e.category == Category::Remote && !e.retryable => {}
+                pinned => return pinned,
+            }
+        }
         let client_revision = if intact {
             state.revision.clone()
         } else {
@@ -99,10 +110,55 @@ impl Task {
             client_revision,
             ..Default::default()
         };
+        let (header, changes) = self.receive(&request).await?;
+        if changes.is_empty() && (intact || header.db_size == 0) {
+            self.note_empty_pull(&state, &header).await?;
+            return Ok(None);
+        }
+        changes.validate(intact.then_some(state.base_pages))?;
+        Ok(Some(Download {
+            changes,
+            revision: header.server_revision,
+            epoch: state.epoch,
+            whole: !intact,
+            written,
+        }))
+    }
+
+    /// Downloads the whole remote as it was at `revision`; an error of the remote if it has that no more.
+    async fn download_revision(
+        &self,
+        state: &ReplicaState,
+        revision: &str,
+        written: bool,
+    ) -> Result<Option<Download>> {
+        let request = PullUpdatesRequest {
+            server_revision: revision.to_owned(),
+            ..Default::default()
+        };
+        let (header, changes) = self.receive(&request).await?;
+        if header.server_revision != revision {
+            return Err(Error::new(
+                Category::Remote,
+                Code::Error,
+                "the remote sent another revision than it was asked for",
+            ));
+        }
+        changes.validate(None)?;
+        Ok(Some(Download {
+            changes,
+            revision: header.server_revision,
+            epoch: state.epoch,
+            whole: true,
+            written,
+        }))
+    }
+
+    async fn receive(&self, request: &PullUpdatesRequest) -> Result<(PullHeader, Changes)> {
         let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
         let (sink, reserved) = (writer.clone(), self.opts.reserved_bytes()?);
         let header = self
-            .fetch_pages("pull", &request, move |event| match event {
+            .fetch_pages("pull", request, move |event| match event {
                 PullEvent::Header(_) => Ok(()),
                 PullEvent::Page { page_no, data } => {
                     check_reserved(page_no, data, reserved)?;
@@ -113,17 +169,7 @@ impl Task {
         let pages =
             u32::try_from(header.db_size).map_err(|_| Error::protocol("the remote database is too large"))?;
         let changes = writer.take()?.finish(pages)?;
-        if changes.is_empty() && (intact || pages == 0) {
-            self.note_empty_pull(&state, &header).await?;
-            return Ok(None);
-        }
-        changes.validate(intact.then_some(state.base_pages))?;
-        Ok(Some(Download {
-            changes,
-            revision: header.server_revision,
-            epoch: state.epoch,
-            whole: !intact,
-        }))
+        Ok((header, changes))
     }
 
     /// Nothing came. The base is the remote at another revision, too, only if the remote says that it sent nothing:
@@ -150,12 +196,17 @@ impl Task {
     pub(super) async fn pull(&self) -> Result<bool> {
         // Somebody who is at work would be in the way of the apply: say so before the download.
         let guard = self.lock()?;
-        self.base(&guard)?;
+        self.settle(self.opts.foreign_policy, &guard)?;
+        let lost = self.base(&guard)?.1 != BaseHealth::Intact;
         drop(guard);
         match self.wait(self.opts.long_poll_timeout_ms).await? {
             Some(changes) => {
                 let guard = self.lock()?;
-                let applied = self.apply(changes, &guard).await;
+                let mut applied = self.apply(changes, &guard).await;
+                if lost && applied.is_ok() {
+                    // What came was the old base, if the remote still had it.
+                    applied = self.pull_now(&guard).await.map(drop);
+                }
                 self.leave(guard);
                 applied.map(|()| true)
             }
@@ -177,8 +228,19 @@ impl Task {
 
     /// The same with another plan, after the base was lost. There is always something to apply then.
     pub(super) async fn pull_lost_base(&self, guard: &SyncGuard, plan: Plan) -> Result<()> {
+        self.pull_lost_base_with(guard, plan, self.opts.foreign_policy)
+            .await
+    }
+
+    /// The same with another decision about what other programs have written.
+    pub(super) async fn pull_lost_base_with(
+        &self,
+        guard: &SyncGuard,
+        plan: Plan,
+        policy: ForeignPolicy,
+    ) -> Result<()> {
         match self.download_changes(self.base(guard)?, 0).await? {
-            Some(download) => self.apply_with(&download, guard, plan).await,
+            Some(download) => self.apply_deciding(&download, guard, plan, policy).await,
             None => Err(Error::busy(
                 "the remote has nothing to make a base of; repeat this later",
             )),
@@ -193,6 +255,18 @@ impl Task {
     }
 
     async fn apply_with(&self, downloaded: &Download, guard: &SyncGuard, plan: Plan) -> Result<()> {
+        self.apply_deciding(downloaded, guard, plan, self.opts.foreign_policy)
+            .await
+    }
+
+    async fn apply_deciding(
+        &self,
+        downloaded: &Download,
+        guard: &SyncGuard,
+        plan: Plan,
+        policy: ForeignPolicy,
+    ) -> Result<()> {
+        self.settle(policy, guard)?;
         let (state, health) = self.base(guard)?;
         if downloaded.epoch != state.epoch || (health != BaseHealth::Intact && !downloaded.whole) {
             return Err(Error::new(
@@ -206,6 +280,16 @@ impl Task {
             false => Base::Known(base_state(&state)),
             true => Base::Lost { epoch: state.epoch },
         };
+        let exact = downloaded.revision == state.revision;
+        let unmoved = downloaded.whole && exact;
+        let plan = Plan { unmoved, ..plan };
+        if downloaded.whole && (exact || downloaded.written) {
+            let changes = &downloaded.changes;
+            let reference = Reference { base, changes, exact };
+            self.examine(&reference, &state, policy)?;
+            // What is known of the log is another mark now.
+            self.base(guard)?;
+        }
         self.rebuild(base, &state, &downloaded.changes, &downloaded.revision, &plan)?;
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
         self.checkpoint_if_large(guard);

@@ -96,6 +96,7 @@ struct BatchReader {
 
 impl Task {
     pub(super) async fn push(&self, guard: &SyncGuard) -> Result<()> {
+        self.settle(self.opts.foreign_policy, guard)?;
         let state = self.read_state()?;
         if state.sent <= state.acknowledged && self.has_blocked_conflict()? {
             // If it is there still, a pull sees it, and no request needs to be refused and shut out.

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use super::pull::check_watermark;
 use super::{BUSY_TIMEOUT, Task};
-use crate::capture::log;
 use crate::capture::state::{self, ReplicaState};
+use crate::capture::{IgnoredTables, log};
 use crate::error::{Category, Error, Result};
 use crate::io::Stage;
 use crate::pages::{ApplyContext, Base, Changes};
@@ -52,7 +52,10 @@ impl Task {
             self.store.apply(base, changes, BUSY_TIMEOUT, make).map(drop)
         };
         if plan.remove.is_none() && plan.restore.is_none() {
-            let mut result = apply(&|c, progress| replay::rebase(c.current, c.scratch, progress));
+            let mut result = apply(&|c, progress| match plan.unmoved {
+                true => replay::rebase_unmoved(c.current, c.scratch, progress),
+                false => replay::rebase(c.current, c.scratch, progress),
+            });
             if is_conflict(&result) {
                 // Perhaps the user has repaired it since.
                 result = apply(&|c, progress| replay::rebase_net(c.current, c.scratch, progress));
@@ -86,6 +89,32 @@ impl Task {
 
 fn is_conflict(result: &Result<()>) -> bool {
     result.as_ref().is_err_and(|e| e.category == Category::Conflict)
+}
+
+/// Replays the pending changes over the base that they were made on (`exact`), or over another one, without what is only
+/// local.
+pub(super) fn expected_state(
+    context: &ApplyContext<'_>,
+    state: &ReplicaState,
+    ignored: &IgnoredTables,
+    exact: bool,
+) -> Result<()> {
+    let (current, scratch) = (context.current, context.scratch);
+    let last = state::last_change_id(current)?;
+    let now = state::read_watermark(scratch, &state.client_id)?;
+    let acknowledged = check_watermark(None, now, last)?;
+    log::create_local_tables(scratch)?;
+    let progress = Progress {
+        acknowledged,
+        sent: state.sent,
+        last,
+    };
+    LocalTables::new(current, scratch, ignored).prepare(acknowledged)?;
+    match exact {
+        true => replay::rebase_unmoved(current, scratch, progress),
+        false => replay::rebase(current, scratch, progress),
+    }
+    .map(drop)
 }
 
 /// Makes the new local state on the scratch.
@@ -124,5 +153,7 @@ fn new_state(
         acknowledged,
         header,
     };
+    // Before this was made, somebody looked who wrote the log.
+    state::set_settled(scratch, (context.log.salts, context.log.frames))?;
     state.write(scratch)
 }

@@ -12,7 +12,7 @@ use crate::pages::main_file::{self, Snapshot, Stamp};
 use crate::pages::overlay::{BaseView, Overlay};
 use crate::pages::revert::{Revert, Slot};
 use crate::pages::vfs::Scratch;
-use crate::pages::{Base, LOCK_PAGE, PAGE_SIZE, Page, PageStore, base_lost, fault, header};
+use crate::pages::{Base, LOCK_PAGE, PAGE_SIZE, Page, PageStore, WalMark, base_lost, fault, header};
 
 /// What the caller of [`PageStore::apply`] works on between old and new base.
 pub struct ApplyContext<'a> {
@@ -24,6 +24,8 @@ pub struct ApplyContext<'a> {
     pub new_epoch: i64,
     /// Pages of the new base; to be recorded in the scratch database.
     pub base_pages: u32,
+    /// What the log of the main database holds; nobody adds to it now.
+    pub log: WalMark,
 }
 
 /// What an apply did.
@@ -64,6 +66,8 @@ impl PageStore {
         writer.execute_batch("BEGIN IMMEDIATE")?;
         fault::point("apply:after-lock")?;
         let (view, new_epoch) = self.view_for_apply(cache.take(), base)?;
+        let saved = view.revert.as_ref().map(|revert| revert.slot().saved);
+        self.check_strangers(&view.snapshot, saved.unwrap_or_default())?;
         let stamp = match &view.revert {
             Some(revert) => revert.slot().stamp,
             None => Stamp::of(&self.main)?,
@@ -117,6 +121,34 @@ impl PageStore {
         })
     }
 
+    /// Shows `f` the same as [`Self::apply`] shows `prepare`, and in addition a connection in a write transaction of the main
+    /// database, which is committed if `f` succeeds. Nothing is injected, and the base stays as it is.
+    pub fn compare<R>(
+        &self,
+        base: Base,
+        changes: &Changes,
+        busy_timeout: Duration,
+        f: impl FnOnce(&ApplyContext<'_>, &Connection) -> Result<R>,
+    ) -> Result<R> {
+        let mut cache = self.lock();
+        let writer = main_file::open(&self.main, busy_timeout)?;
+        writer.execute_batch("BEGIN IMMEDIATE")?;
+        let (view, new_epoch) = self.view_for_apply(cache.take(), base)?;
+        let overlay = Overlay::new(
+            Rc::new(view),
+            Some(changes.clone()),
+            &self.main,
+            self.overlay_memory_pages,
+        );
+        let mut found = None;
+        build(&Rc::new(overlay), changes, new_epoch, |context| {
+            found = Some(f(context, &writer)?);
+            Ok(())
+        })?;
+        writer.execute_batch("COMMIT")?;
+        found.ok_or_else(|| Error::internal("nothing was compared"))
+    }
+
     /// The old base and the new epoch.
     fn view_for_apply(&self, cached: Option<Revert>, base: Base) -> Result<(BaseView, i64)> {
         let snapshot = Snapshot::read(&self.main)?;
@@ -156,6 +188,7 @@ fn build(
         scratch: conn,
         new_epoch,
         base_pages: changes.db_pages(),
+        log: overlay.base.snapshot.log()?.mark,
     };
     let begun = conn.execute_batch("BEGIN").map_err(Error::from);
     let prepared = begun.and_then(|()| prepare(&context));

@@ -41,6 +41,7 @@ impl PageStore {
         let mut cache = self.lock();
         let writer = Snapshot::write(&self.main, busy_timeout)?;
         let mut revert = self.open_base(cache.take(), state, &writer)?.map_err(base_lost)?;
+        self.check_strangers(&writer, revert.slot().saved)?;
         let before = revert.len();
         save_overwritten(&mut revert, &writer, state)?;
         let saved_pages = revert.len() - before;

@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use crate::error::{Error, Result};
-use crate::pages::wal::{self, WalIndex};
+use crate::pages::wal::{self, WalCommits, WalIndex};
 use crate::pages::{PAGE_SIZE, Page, header};
 
 /// Largest size in bytes that the log keeps after it was reset.
@@ -145,6 +145,17 @@ impl Snapshot {
     /// Which pages the log holds.
     pub fn log(&self) -> Result<WalIndex> {
         wal::scan(&self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?)
+    }
+
+    /// The transactions that the log holds.
+    pub fn commits(&self) -> Result<WalCommits> {
+        wal::commits(&self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?)
+    }
+
+    /// Image of the page in frame `frame` of the log; false if there is no such frame.
+    pub fn frame_page(&self, frame: u32, page: &mut Page) -> Result<bool> {
+        self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?
+            .read(&mut page[..], wal::image_offset(frame))
     }
 
     fn handle(&self, which: i32) -> Result<RawFile<'_>> {

@@ -21,6 +21,7 @@ mod overlay;
 mod page_map;
 mod revert;
 mod spool;
+mod strangers;
 mod vfs;
 mod wal;
 
@@ -43,6 +44,7 @@ use main_file::{Snapshot, Stamp};
 use overlay::{BaseView, Overlay};
 use revert::{Opened, Revert, Slot};
 use vfs::Scratch;
+pub use wal::WalMark;
 
 /// Bytes of a page; databases with other pages are refused.
 pub const PAGE_SIZE: usize = 4096;
@@ -86,6 +88,8 @@ pub enum BaseHealth {
     Lost {
         /// What happened, for a log.
         reason: String,
+        /// Somebody else has changed the main file.
+        written: bool,
     },
 }
 
@@ -97,6 +101,8 @@ pub struct PageStore {
     overlay_memory_pages: usize,
     /// The revert file as the last operation left it; taken out by an operation and put back when it succeeds.
     cache: Mutex<Option<Revert>>,
+    /// Behind this mark nothing is known of who wrote the log; `None` if nobody cares.
+    known: Mutex<Option<WalMark>>,
 }
 
 impl PageStore {
@@ -107,6 +113,7 @@ impl PageStore {
             revert: revert.to_owned(),
             overlay_memory_pages: OVERLAY_MEMORY_PAGES,
             cache: Mutex::new(None),
+            known: Mutex::new(None),
         }
     }
 
@@ -149,7 +156,40 @@ impl PageStore {
                 *cache = Some(revert);
                 Ok(BaseHealth::Intact)
             }
-            Err(reason) => Ok(BaseHealth::Lost { reason }),
+            Err(reason) => {
+                let written = reason == WRITTEN;
+                Ok(BaseHealth::Lost { reason, written })
+            }
+        }
+    }
+
+    /// From now on apply and checkpoint refuse (BUSY) what another program has written into the log behind `known`.
+    pub fn refuse_strangers(&self, known: WalMark) {
+        *self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(known);
+    }
+
+    /// Number of transactions in the log that another program has written, behind what is known of it; 0 if nobody cares.
+    /// The base must be intact.
+    pub fn strangers(&self) -> Result<u32> {
+        let snapshot = Snapshot::read(&self.main)?;
+        self.count_strangers(&snapshot, Revert::slot_of(&self.revert).saved)
+    }
+
+    fn count_strangers(&self, snapshot: &Snapshot, saved: WalMark) -> Result<u32> {
+        let known = *self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match known {
+            // What a checkpoint has saved was looked at before.
+            Some(known) => strangers::count(snapshot, &[known, saved]),
+            None => Ok(0),
+        }
+    }
+
+    fn check_strangers(&self, snapshot: &Snapshot, saved: WalMark) -> Result<()> {
+        match self.count_strangers(snapshot, saved)? {
+            0 => Ok(()),
+            _ => Err(Error::busy(
+                "another program has written the database meanwhile; repeat this to see what it was",
+            )),
         }
     }
 
@@ -226,7 +266,7 @@ impl PageStore {
             // Whoever copied the log into the main file, it does not matter if all it replaced had been saved.
             let log = snapshot.log()?.mark;
             if log.frames == 0 || log != slot.saved {
-                return Ok(Err("the main file was changed by somebody else".into()));
+                return Ok(Err(WRITTEN.into()));
             }
             // The stamp must outlive a power loss, when the log has grown and proves nothing any more.
             snapshot.sync_file()?;
@@ -240,10 +280,13 @@ impl PageStore {
         if Stamp::of(&self.main)? == stamp {
             Ok(())
         } else {
-            Err(base_lost("the main file was changed by somebody else".into()))
+            Err(base_lost(WRITTEN.into()))
         }
     }
 }
+
+/// Why a base is lost whose main file has another stamp.
+const WRITTEN: &str = "the main file was changed by somebody else";
 
 fn base_lost(reason: String) -> Error {
     Error::corrupt(format!("the base is lost and must be fetched again: {reason}"))

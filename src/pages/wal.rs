@@ -14,8 +14,10 @@ const MAGIC: u32 = 0x377f_0682;
 
 /// Names a state of the write-ahead log: `frames` committed frames after the reset that chose `salts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct WalMark {
+pub struct WalMark {
+    /// What the log was given when it began anew.
     pub salts: u64,
+    /// Frames up to the end of a transaction.
     pub frames: u32,
 }
 
@@ -27,25 +29,66 @@ pub(super) struct WalIndex {
     pub pages: RoaringBitmap,
 }
 
+/// Where the image of frame `frame` (from 0) is in the file.
+pub(super) fn image_offset(frame: u32) -> u64 {
+    HEADER as u64 + u64::from(frame) * FRAME as u64 + FRAME_HEADER as u64
+}
+
 /// Reads the log through SQLite's own file handle. Complete only while the write lock is held. Frames behind the
 /// last commit (rolled back, or of an earlier use of the file) end the scan: their salts or checksums do not fit.
 pub(super) fn scan(file: &RawFile) -> Result<WalIndex> {
     let mut index = WalIndex::default();
+    let mut uncommitted = Vec::new();
+    index.mark.salts = each_frame(file, |page_no, ends, frames| {
+        uncommitted.push(page_no);
+        if ends {
+            index.pages.extend(uncommitted.drain(..));
+            index.mark.frames = frames;
+        }
+    })?;
+    Ok(index)
+}
+
+/// The page numbers of all frames up to the last commit, in order, and for each commit the number of frames up to it.
+#[derive(Debug, Default)]
+pub(super) struct WalCommits {
+    pub salts: u64,
+    pub frames: Vec<u32>,
+    pub ends: Vec<u32>,
+}
+
+/// The transactions in the log; complete as [`scan`] is. Memory: four bytes per frame.
+pub(super) fn commits(file: &RawFile) -> Result<WalCommits> {
+    let mut commits = WalCommits::default();
+    commits.salts = each_frame(file, |page_no, ends, frames| {
+        commits.frames.push(page_no);
+        if ends {
+            commits.ends.push(frames);
+        }
+    })?;
+    commits
+        .frames
+        .truncate(commits.ends.last().map_or(0, |end| *end as usize));
+    Ok(commits)
+}
+
+/// Calls `each` with page number, end of a transaction, and number of frames so far, for all valid frames; the salts of
+/// the log.
+fn each_frame(file: &RawFile, mut each: impl FnMut(u32, bool, u32)) -> Result<u64> {
     let size = file.size()?;
     let mut header = [0u8; HEADER];
     if size < HEADER as u64 || !file.read(&mut header, 0)? {
-        return Ok(index);
+        return Ok(0);
     }
     let Some(mut check) = Checksum::of_header(&header) else {
-        return Ok(index);
+        return Ok(0);
     };
     if word(&header, 8) as usize != PAGE_SIZE {
         return Err(Error::corrupt(
             "the write-ahead log has another page size than 4096",
         ));
     }
-    index.mark.salts = salts(&header, 16);
-    let mut uncommitted = Vec::new();
+    let log_salts = salts(&header, 16);
     let mut frames = 0u32;
     let mut offset = HEADER as u64;
     let mut chunk = vec![0u8; FRAME * FRAMES_PER_READ];
@@ -53,18 +96,14 @@ pub(super) fn scan(file: &RawFile) -> Result<WalIndex> {
         let whole = (size.saturating_sub(offset) / FRAME as u64).min(FRAMES_PER_READ as u64) as usize;
         let chunk = &mut chunk[..whole * FRAME];
         if whole == 0 || !file.read(chunk, offset)? {
-            return Ok(index);
+            return Ok(log_salts);
         }
         for frame in chunk.chunks_exact(FRAME) {
-            if salts(frame, 8) != index.mark.salts || !check.accepts(frame) {
-                return Ok(index);
+            if salts(frame, 8) != log_salts || !check.accepts(frame) {
+                return Ok(log_salts);
             }
             frames += 1;
-            uncommitted.push(word(frame, 0));
-            if word(frame, 4) != 0 {
-                index.pages.extend(uncommitted.drain(..));
-                index.mark.frames = frames;
-            }
+            each(word(frame, 0), word(frame, 4) != 0, frames);
         }
         offset += chunk.len() as u64;
     }

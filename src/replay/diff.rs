@@ -10,7 +10,8 @@
 //!   behind the rows.
 //! * Full-text indexes with external content are rebuilt behind all rows; of those without content only the text is
 //!   compared.
-//! * Where a row's value in a secondary UNIQUE index differs, the row is deleted and inserted: values may have swapped.
+//! * Where a row's new value in a secondary UNIQUE index may be that of another row, the row is deleted and inserted: values
+//!   may have swapped.
 //!
 //! Memory: the schema, and two rows.
 
@@ -24,7 +25,7 @@ use crate::capture::log::{ChangeType, LogEntry};
 use crate::capture::module::{Content, VirtualKind};
 use crate::error::{Error, Result};
 use crate::record::{Value, encode};
-use crate::replay::ddl::{SCHEMA_TABLE, SchemaRow};
+use crate::replay::ddl::{Ddl, SCHEMA_TABLE, SchemaRow};
 use crate::replay::is_internal;
 use crate::replay::table::{Table, quote};
 
@@ -111,6 +112,21 @@ pub fn diff(
         changes: out.changes as u64,
         tables: out.tables.into_iter().collect(),
     })
+}
+
+/// True if `entry`, a part of the difference that leads to `to`, takes nothing away that only the other side has. A trigger
+/// that is dropped comes back if `to` has it.
+pub fn keeps_everything(entry: &LogEntry, to: &Connection) -> Result<bool> {
+    if entry.change_type != ChangeType::Delete {
+        return Ok(true);
+    }
+    match entry.table == SCHEMA_TABLE {
+        true => match Ddl::decode(entry)? {
+            Some(Ddl::Drop(row)) if row.kind != "table" => Ok(SchemaRow::find(to, &row.name)?.is_some()),
+            _ => Ok(false),
+        },
+        false => Ok(false),
+    }
 }
 
 /// Numbers the changes and passes them on.

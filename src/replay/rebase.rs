@@ -60,7 +60,24 @@ impl RebaseReport {
 ///
 /// A constraint failure, and a change whose table or column is gone, is an error of category `Conflict`.
 pub fn rebase(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
-    let mut rebase = Rebase::new(current, scratch, progress.acknowledged)?;
+    replay_log(
+        Rebase::new(current, scratch, progress.acknowledged)?,
+        current,
+        progress,
+    )
+}
+
+/// Like [`rebase`], over the base that the changes were made on: what tables they know is taken from there, not from what
+/// another program has made of them in `current`.
+pub fn rebase_unmoved(
+    current: &Connection,
+    scratch: &Connection,
+    progress: Progress,
+) -> Result<RebaseReport> {
+    replay_log(Rebase::new(scratch, scratch, i64::MAX)?, current, progress)
+}
+
+fn replay_log(mut rebase: Rebase<'_>, current: &Connection, progress: Progress) -> Result<RebaseReport> {
     let overwriting = conflicts::overwriting(current)?;
     let mut report = RebaseReport::new(progress.acknowledged);
     let mut transactions = Transactions::new(current, progress.acknowledged);

@@ -23,6 +23,8 @@ pub struct Plan {
     pub restore: Option<Restoring>,
     /// Unix seconds.
     pub unix_time: i64,
+    /// The new base is the one that the pending changes were made on: see [`super::rebase_unmoved`].
+    pub unmoved: bool,
 }
 
 /// A pending transaction that leaves the log.

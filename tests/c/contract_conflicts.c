@@ -80,6 +80,13 @@ static void test_options(const char *path) {
     FAILS(TURSO_MISUSE, "unknown conflict_policy: 4294967295", new_with(path, &options, &db));
 
     options = options_of(sizeof options);
+    for (uint32_t policy = TURSO_SYNC_FOREIGN_POLICY_STOP; policy <= TURSO_SYNC_FOREIGN_POLICY_DISCARD; policy++) {
+        options.foreign_policy = policy;
+        accepted(path, &options);
+    }
+    options.foreign_policy = TURSO_SYNC_FOREIGN_POLICY_DISCARD + 1;
+    FAILS(TURSO_MISUSE, "unknown foreign_policy: 3", new_with(path, &options, &db));
+    options = options_of(sizeof options);
     options.wal_pull_batch_size = UINT64_MAX;
     accepted(path, &options);
     options = options_of(sizeof options);
@@ -210,6 +217,33 @@ static void test_resolve(const char *path) {
     turso_sync_operation_deinit(op);
 }
 
+/* ------------------------------------------------------------------------------------------------ another program's changes */
+
+static void test_foreign(const char *path) {
+    const turso_sync_database_t *db = created_replica(path);
+    const turso_sync_operation_t *op = POISON;
+    const char *tables = POISON;
+    FAILS(TURSO_MISUSE, "got null pointer", turso_sync_database_foreign_tables(NULL, &tables, err()));
+    FAILS(TURSO_MISUSE, "output pointer", turso_sync_database_foreign_tables(db, NULL, err()));
+    FAILS(TURSO_MISUSE, "got null pointer",
+          turso_sync_database_settle_foreign_changes(NULL, TURSO_SYNC_FOREIGN_POLICY_ADOPT, &op, err()));
+    FAILS(TURSO_MISUSE, "output pointer",
+          turso_sync_database_settle_foreign_changes(db, TURSO_SYNC_FOREIGN_POLICY_ADOPT, NULL, err()));
+    FAILS(TURSO_MISUSE, "unknown foreign_policy: 3",
+          turso_sync_database_settle_foreign_changes(db, TURSO_SYNC_FOREIGN_POLICY_DISCARD + 1, &op, err()));
+    CHECK(tables == POISON && op == POISON);
+    for (uint32_t policy = TURSO_SYNC_FOREIGN_POLICY_STOP; policy <= TURSO_SYNC_FOREIGN_POLICY_DISCARD; policy++) {
+        REQUIRE(OK(turso_sync_database_settle_foreign_changes(db, policy, &op, err())));
+        CHECK(drive_empty(db, op) == TURSO_DONE);
+        CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
+        turso_sync_operation_deinit(op);
+    }
+    REQUIRE(OK(turso_sync_database_foreign_tables(db, &tables, err())));
+    CHECK(strcmp(tables, "[]") == 0);
+    turso_str_deinit(tables);
+    turso_sync_database_deinit(db);
+}
+
 int main(int argc, char **argv) {
     REQUIRE(argc == 2);
     test_sizes_of_options(in_directory(argv[1], "options.db"));
@@ -218,6 +252,7 @@ int main(int argc, char **argv) {
     test_null_handles();
     test_wrong_order(in_directory(argv[1], "order.db"));
     test_list(in_directory(argv[1], "list.db"));
+    test_foreign(in_directory(argv[1], "foreign.db"));
     test_resolve(in_directory(argv[1], "resolve.db"));
     return verdict("contract_conflicts");
 }

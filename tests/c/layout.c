@@ -141,6 +141,7 @@ AT(turso_sync_options_t, tables_ignore, 16);
 AT(turso_sync_options_t, tables_ignore_count, 24);
 AT(turso_sync_options_t, wal_pull_batch_size, 32);
 AT(turso_sync_options_t, use_transform, 40);
+AT(turso_sync_options_t, foreign_policy, 44);
 
 SIZE(turso_sync_conflict_t, 120);
 AT(turso_sync_conflict_t, size, 0);
@@ -165,6 +166,7 @@ SIZE(turso_database_open_flags_t, 4);
 SIZE(turso_sync_io_request_type_t, 4);
 SIZE(turso_sync_operation_result_type_t, 4);
 SIZE(turso_sync_conflict_policy_t, 4);
+SIZE(turso_sync_foreign_policy_t, 4);
 SIZE(turso_sync_conflict_resolution_t, 4);
 SIZE(turso_sync_conflict_state_t, 4);
 SIZE(turso_sync_conflict_kind_t, 4);

@@ -138,7 +138,7 @@ fn a_refetch_that_dies_leaves_the_base_lost_or_new() {
         if state.epoch > before.epoch {
             world.synced = pages_of(&world.remote);
             world.check();
-        } else if let BaseHealth::Lost { reason } = world.store.recover(&state).unwrap() {
+        } else if let BaseHealth::Lost { reason, .. } = world.store.recover(&state).unwrap() {
             assert!(reason.contains("epoch"), "{reason}");
             world.refetch().unwrap();
         }

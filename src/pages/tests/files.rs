@@ -8,7 +8,7 @@ use super::*;
 
 fn lost(world: &World) -> Option<String> {
     match world.store.recover(&world.state()).unwrap() {
-        BaseHealth::Lost { reason } => Some(reason),
+        BaseHealth::Lost { reason, .. } => Some(reason),
         BaseHealth::Intact => None,
     }
 }

@@ -32,9 +32,9 @@ enum Phase {
 /// The secondary UNIQUE indexes of a table.
 enum UniqueColumns {
     None,
-    /// Positions in the record.
-    Some(Vec<usize>),
-    /// Also expressions, conditions, or generated columns.
+    /// Each of a single column: their positions in the record.
+    Single(Vec<usize>),
+    /// Also several columns, expressions, conditions, or generated columns.
     Any,
 }
 
@@ -85,6 +85,7 @@ struct Side<'a> {
     conn: &'a Connection,
     /// Rowid and columns of the wanted table, as expressions.
     list: String,
+    columns: Vec<String>,
     name: String,
     /// Columns of the primary key, as they are named here.
     key: Vec<String>,
@@ -122,6 +123,7 @@ impl<'a> Side<'a> {
             rowid,
             has_rowid,
             width: columns.len(),
+            columns,
         })
     }
 
@@ -145,6 +147,16 @@ impl<'a> Side<'a> {
             rowid: row.get(0)?,
             values: values.collect::<rusqlite::Result<_>>()?,
         }))
+    }
+
+    /// Whether a row has `value` in column `position`.
+    fn has(&self, position: usize, value: &Value) -> Result<bool> {
+        let Some(column) = self.columns.get(position) else {
+            return Ok(true);
+        };
+        let sql = format!("SELECT count(*) > 0 FROM main.{} WHERE {column} = ?", self.name);
+        let mut select = self.conn.prepare_cached(&sql)?;
+        Ok(select.query_row([Bound(value)], |row| row.get(0))?)
     }
 
     /// The row that `row`, one of the other side, is here.
@@ -259,10 +271,27 @@ impl Compared<'_> {
         Ok(())
     }
 
+    /// Whether the row has to leave its place before others can change: its new value in a UNIQUE index may be that of
+    /// another row.
+    fn moves(&self, before: &Row, after: &Row) -> Result<bool> {
+        let UniqueColumns::Single(positions) = &self.unique else {
+            return Ok(matches!(self.unique, UniqueColumns::Any));
+        };
+        for i in positions {
+            let (Some(a), Some(b)) = (before.values.get(*i), after.values.get(*i)) else {
+                return Ok(true);
+            };
+            if !same_value(a, b) && self.old.has(*i, b)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn emit(&self, phase: Phase, before: Option<Row>, after: Option<Row>, sink: &mut Sink<'_>) -> Result<()> {
         let moves = match (&before, &after) {
             (Some(a), Some(b)) if same(&a.values, &b.values) => return Ok(()),
-            (Some(a), Some(b)) => self.unique.differ(&a.values, &b.values),
+            (Some(a), Some(b)) => self.moves(a, b)?,
             _ => false,
         };
         let is_removal = after.is_none() || moves;
@@ -282,33 +311,23 @@ impl UniqueColumns {
             return Ok(UniqueColumns::None);
         }
         let mut statement = conn.prepare(
-            "SELECT l.partial, i.name FROM pragma_index_list(?1, 'main') AS l, pragma_index_info(l.name, 'main') AS i
-             WHERE l.\"unique\" AND l.origin <> 'pk'",
+            "SELECT l.partial OR count(*) > 1, i.name
+             FROM pragma_index_list(?1, 'main') AS l, pragma_index_info(l.name, 'main') AS i
+             WHERE l.\"unique\" AND l.origin <> 'pk' GROUP BY l.name",
         )?;
         let mut rows = statement.query([&table.name])?;
         let mut positions = Vec::new();
         while let Some(row) = rows.next()? {
-            let (partial, column): (bool, Option<String>) = (row.get(0)?, row.get(1)?);
+            let (special, column): (bool, Option<String>) = (row.get(0)?, row.get(1)?);
             match column.and_then(|name| table.position(&name)) {
-                Some(position) if !partial => positions.push(position),
+                Some(position) if !special => positions.push(position),
                 _ => return Ok(UniqueColumns::Any),
             }
         }
         Ok(match positions.is_empty() {
             true => UniqueColumns::None,
-            false => UniqueColumns::Some(positions),
+            false => UniqueColumns::Single(positions),
         })
-    }
-
-    fn differ(&self, a: &[Value], b: &[Value]) -> bool {
-        match self {
-            UniqueColumns::None => false,
-            UniqueColumns::Any => true,
-            UniqueColumns::Some(positions) => positions.iter().any(|i| match (a.get(*i), b.get(*i)) {
-                (Some(a), Some(b)) => !same_value(a, b),
-                _ => true,
-            }),
-        }
     }
 }
 

@@ -1,0 +1,168 @@
+//! Changes that another program has written into the file, without capture.
+//!
+//! They are what the tables hold beyond the base and the pending changes. That another program was there is seen in the
+//! write-ahead log, or, if it has moved the log into the main file, by the base that is lost then; what it has written is
+//! always found by comparing. If the remote no longer has the revision of a lost base, nobody can tell what it has
+//! written from what others have pushed meanwhile: the difference to the newest revision is all that is known.
+
+use super::lock::SyncGuard;
+use super::opts::ForeignPolicy;
+use super::rebuild::expected_state;
+use super::{BUSY_TIMEOUT, Inner, Task, base_state};
+use crate::capture::log::write_entry;
+use crate::capture::state::{self, ReplicaState};
+use crate::error::{Category, Code, Error, Result};
+use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
+use crate::replay::Plan;
+use crate::replay::diff::{Difference, Numbering, diff, keeps_everything};
+
+/// Tables that an error text names at most.
+const NAMED: usize = 10;
+
+/// What the database is compared with.
+pub(super) struct Reference<'a> {
+    pub base: Base,
+    pub changes: &'a Changes,
+    /// It is the base that the replica has, or had.
+    pub exact: bool,
+}
+
+impl Inner {
+    /// Looks for changes of another program, and does with them what `policy` says; but those that are to be discarded are
+    /// only declared known. Returns what was found. An error of category `Foreign` if nobody has decided.
+    pub(super) fn examine(
+        &self,
+        reference: &Reference<'_>,
+        state: &ReplicaState,
+        policy: ForeignPolicy,
+    ) -> Result<Difference> {
+        let unix_time = self.environment.unix_time();
+        let compared = self.store.compare(
+            reference.base,
+            reference.changes,
+            BUSY_TIMEOUT,
+            |context, writer| {
+                match expected_state(context, state, &self.ignored, reference.exact) {
+                    // What is pending can be thrown upon the newest state by whoever resolves its conflicts.
+                    Err(e)
+                        if is_about_content(&e) && !reference.exact && policy == ForeignPolicy::Discard =>
+                    {
+                        state::set_settled(writer, (context.log.salts, context.log.frames))?;
+                        return Ok(Difference::default());
+                    }
+                    Err(e) if is_about_content(&e) => return Err(unexplained(&e)),
+                    result => result?,
+                }
+                let (expected, actual) = (context.scratch, context.current);
+                let numbering = Numbering {
+                    first_change_id: state::last_change_id(actual)?.saturating_add(1),
+                    change_time: unix_time,
+                };
+                let adopt = policy == ForeignPolicy::Adopt;
+                let is_local = |name: &str| self.ignored.contains(name);
+                let found = diff(expected, actual, &is_local, numbering, &mut |entry| {
+                    if adopt && (reference.exact || keeps_everything(&entry, actual)?) {
+                        write_entry(writer, &entry)?;
+                    }
+                    Ok(())
+                })?;
+                if policy == ForeignPolicy::Stop && !found.is_empty() {
+                    *self.foreign_tables() = found.tables.clone();
+                    return Err(undecided(&found.tables, reference.exact));
+                }
+                state::set_settled(writer, (context.log.salts, context.log.frames))?;
+                Ok(found)
+            },
+        );
+        let found = compared?;
+        self.foreign_tables().clear();
+        if !found.is_empty() {
+            tracing::info!(tables = ?found.tables, changes = found.changes, ?policy, "changes of another program");
+        }
+        Ok(found)
+    }
+
+    /// [`Self::examine`] if the log has transactions of another program; needs no network. `None` if it has none, or if the
+    /// base is lost.
+    pub(super) fn examine_log(&self, policy: ForeignPolicy, guard: &SyncGuard) -> Result<Option<Difference>> {
+        let (state, health) = self.base(guard)?;
+        if health != BaseHealth::Intact || self.store.strangers()? == 0 {
+            return Ok(None);
+        }
+        let changes = self.no_changes(&state)?;
+        let reference = Reference {
+            base: Base::Known(base_state(&state)),
+            changes: &changes,
+            exact: true,
+        };
+        self.examine(&reference, &state, policy).map(Some)
+    }
+
+    /// A download that changes nothing.
+    pub(super) fn no_changes(&self, state: &ReplicaState) -> Result<Changes> {
+        ChangesWriter::create(&self.files.changes)?.finish(state.base_pages)
+    }
+}
+
+impl Task {
+    /// Before an operation changes anything: decides about changes of another program that lie in the log.
+    pub(super) fn settle(&self, policy: ForeignPolicy, guard: &SyncGuard) -> Result<()> {
+        let found = self.examine_log(policy, guard)?;
+        if policy == ForeignPolicy::Discard && found.is_some_and(|found| !found.is_empty()) {
+            return self.undo_uncaptured(guard);
+        }
+        Ok(())
+    }
+
+    /// The same, also if the base is lost, which needs the remote.
+    pub(super) async fn settle_now(&self, policy: ForeignPolicy, guard: &SyncGuard) -> Result<()> {
+        self.settle(policy, guard)?;
+        if self.base(guard)?.1 != BaseHealth::Intact {
+            self.pull_lost_base_with(guard, self.plan(), policy).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the local state anew from the base and what was captured.
+    fn undo_uncaptured(&self, guard: &SyncGuard) -> Result<()> {
+        let (state, _) = self.base(guard)?;
+        let nothing = self.no_changes(&state)?;
+        let base = Base::Known(base_state(&state));
+        let plan = Plan {
+            unmoved: true,
+            ..self.plan()
+        };
+        self.rebuild(base, &state, &nothing, &state.revision, &plan)
+    }
+}
+
+/// True if the log or the tables are to blame, and no file, lock or host.
+fn is_about_content(e: &Error) -> bool {
+    e.category == Category::Conflict || matches!(e.code, Code::Corrupt | Code::Constraint | Code::Error)
+}
+
+/// The error if what is pending fits neither the tables nor the base.
+fn unexplained(e: &Error) -> Error {
+    Error::foreign(format!(
+        "another program has changed the database, and what was captured does not fit it: {e}; nothing was synced or lost"
+    ))
+}
+
+/// The error that asks for a decision.
+fn undecided(tables: &[String], exact: bool) -> Error {
+    let mut names = tables.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    if tables.len() > NAMED {
+        names.push_str(&format!(" and {} more", tables.len() - NAMED));
+    }
+    Error::foreign(match exact {
+        true => format!(
+            "another program has changed the database without capture: {names}; nothing was synced or lost - adopt \
+             these changes (they become pending) or discard them"
+        ),
+        false => format!(
+            "another program has written the file, and the remote no longer has the revision that it was based on: what \
+             differs from the remote now is in {names}, be it theirs or of others; nothing was synced or lost - adopt \
+             what is here (rows that only the remote has stay) or discard it"
+        ),
+    })
+}
