@@ -684,6 +684,7 @@ typedef struct {
      * of the driver; 0 = all are pushed as they are. Other values are MISUSE. Schema changes are always pushed.
      */
     uint32_t use_transform;
+    /**
      * What operations do about changes that another program has written into the file: a value of
      * `turso_sync_foreign_policy_t`; others are MISUSE.
      */
