@@ -50,7 +50,11 @@ const HEADERS: [Header; 2] = [
             "keeper",
             "io_item",
         ],
-        extra_types: &["turso_sync_conflict_policy_t", "turso_sync_conflict_resolution_t"],
+        extra_types: &[
+            "turso_sync_conflict_policy_t",
+            "turso_sync_conflict_resolution_t",
+            "turso_sync_protocol_version_t",
+        ],
     },
 ];
 

@@ -125,7 +125,7 @@ unsafe impl Versioned for turso_sync_conflict_t {
 }
 
 /// The value whose number a caller gave. C passes any number where an enumeration is expected.
-fn by_number<T>(name: &str, known: impl IntoIterator<Item = (u32, T)>, number: u32) -> Result<T> {
+pub(super) fn by_number<T>(name: &str, known: impl IntoIterator<Item = (u32, T)>, number: u32) -> Result<T> {
     let found = known.into_iter().find(|(of_known, _)| *of_known == number);
     let unknown = || Error::misuse(format!("unknown {name}: {number}"));
     found.map(|(_, value)| value).ok_or_else(unknown)

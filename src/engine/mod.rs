@@ -12,6 +12,7 @@
 
 mod bootstrap;
 mod conflicts;
+mod dialect;
 mod image;
 mod lock;
 mod maintenance;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+pub use dialect::ProtocolVersion;
 pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
 pub use opts::DatabaseSyncEngineOpts;
@@ -90,6 +92,8 @@ struct Inner {
     metadata: Mutex<Option<DatabaseMetadata>>,
     /// A download exists that has been neither applied nor dropped.
     download_taken: Arc<AtomicBool>,
+    /// The remote has announced the direct dialect.
+    direct_known: AtomicBool,
     connections: AtomicUsize,
     /// Who wants to know when there may be something to sync.
     watchers: Mutex<Vec<Weak<Watcher>>>,
@@ -156,6 +160,7 @@ impl DatabaseSyncEngine {
             queue: SyncEngineIoQueue::default(),
             metadata: Mutex::new(None),
             download_taken: Arc::default(),
+            direct_known: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             watchers: Mutex::default(),
             checkpoint_at: AtomicU32::new(maintenance::CHECKPOINT_FRAMES),
@@ -412,6 +417,7 @@ impl Task {
                 .as_mut()
                 .ok_or_else(|| Error::internal("the replica is not open"))?;
             change(metadata);
+            self.record_dialects(metadata);
             metadata.encode()?
         };
         self.write_info(content).await

@@ -1,5 +1,6 @@
 //! Configuration of a replica.
 
+use super::dialect::ProtocolVersion;
 use crate::error::{Category, Code, Error, Result};
 use crate::protocol::{PAGE_SIZE, url};
 use crate::replay::ConflictPolicy;
@@ -48,6 +49,8 @@ pub struct DatabaseSyncEngineOpts {
     pub tables_ignore: Vec<String>,
     /// What push and pull do about a transaction that the other side does not take.
     pub conflict_policy: ConflictPolicy,
+    /// Which dialect of the protocol is spoken.
+    pub protocol_version_hint: ProtocolVersion,
 }
 
 impl std::fmt::Debug for DatabaseSyncEngineOpts {
