@@ -57,6 +57,7 @@ const HEADERS: [Header; 2] = [
             "turso_sync_conflict_policy_t",
             "turso_sync_conflict_resolution_t",
             "turso_sync_foreign_policy_t",
+            "turso_sync_protocol_version_t",
         ],
     },
 ];

@@ -548,6 +548,36 @@ typedef uint32_t turso_sync_foreign_policy_t;
 #endif // __cplusplus
 
 /**
+ * Which dialect of the protocol a replica speaks. Not part of the SDK kit of Turso.
+ */
+enum turso_sync_protocol_version_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * The direct one with remotes that announce it, the compatible one with all others.
+     */
+    TURSO_SYNC_PROTOCOL_VERSION_AUTO = 0,
+    /**
+     * That of Turso Cloud, which every remote knows. All requests are POST.
+     */
+    TURSO_SYNC_PROTOCOL_VERSION_COMPATIBLE = 1,
+    /**
+     * The smaller and faster one of this library's server; the compatible one where a remote answers 404 or 405. A host
+     * must be able to send GET requests, with a query in the path.
+     */
+    TURSO_SYNC_PROTOCOL_VERSION_DIRECT = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum turso_sync_protocol_version_t turso_sync_protocol_version_t;
+#else
+typedef uint32_t turso_sync_protocol_version_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * Changes that were downloaded and not yet applied. They may be moved between threads.
  */
 typedef struct turso_sync_changes_t turso_sync_changes_t;
@@ -689,6 +719,10 @@ typedef struct {
      * `turso_sync_foreign_policy_t`; others are MISUSE.
      */
     uint32_t foreign_policy;
+    /**
+     * A value of `turso_sync_protocol_version_t`; others are MISUSE.
+     */
+    uint32_t protocol_version_hint;
 } turso_sync_options_t;
 
 /**

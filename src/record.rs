@@ -145,13 +145,26 @@ pub fn encode(values: &[Value]) -> Vec<u8> {
 
 /// Decodes one record. Malformed input is an error, never a panic.
 pub fn decode(record: &[u8]) -> Result<Vec<Value>> {
-    let bad = || Error::corrupt("malformed record in the change log");
-    let (header_len, mut at) = get_varint(record).ok_or_else(bad)?;
+    let (values, len) = decode_first(record)?;
+    if len == record.len() {
+        Ok(values)
+    } else {
+        Err(bad())
+    }
+}
+
+fn bad() -> Error {
+    Error::corrupt("malformed record in the change log")
+}
+
+/// Decodes the record at the beginning of `bytes`; also its length in bytes.
+pub fn decode_first(bytes: &[u8]) -> Result<(Vec<Value>, usize)> {
+    let (header_len, mut at) = get_varint(bytes).ok_or_else(bad)?;
     let header_len = usize::try_from(header_len).map_err(|_| bad())?;
-    if header_len > record.len() || header_len < at {
+    if header_len > bytes.len() || header_len < at {
         return Err(bad());
     }
-    let (header, mut body) = record.split_at(header_len);
+    let (header, mut body) = bytes.split_at(header_len);
     let mut values = Vec::new();
     while at < header_len {
         let (serial, n) = get_varint(&header[at..]).ok_or_else(bad)?;
@@ -180,7 +193,7 @@ pub fn decode(record: &[u8]) -> Result<Vec<Value>> {
             _ => Value::Text(bytes.to_vec()),
         });
     }
-    if body.is_empty() { Ok(values) } else { Err(bad()) }
+    Ok((values, bytes.len() - body.len()))
 }
 
 fn sign_extend(bytes: &[u8]) -> i64 {

@@ -169,7 +169,7 @@ fn a_failing_sync_that_is_repeated_does_not_write_to_the_remote() {
     let mut writes = 0;
     for _ in 0..3 {
         drive(engine, engine.sync(), &mut |http, _| {
-            writes += usize::from(String::from_utf8_lossy(&http.body).contains("COMMIT"));
+            writes += usize::from(is_push(http));
             forward(http)
         })
         .unwrap_err();
@@ -453,14 +453,10 @@ fn a_dropped_table_takes_rows_for_it_into_conflict() {
 
 /// A remote that refuses every change which mentions 'bad', for reasons of its own that no pull shows.
 fn moody(http: &HttpRequest) -> Result<(u16, Vec<u8>), String> {
-    let body = String::from_utf8_lossy(&http.body);
-    if !http.path.ends_with("pipeline") || !body.contains("\"bad\"") {
-        return forward(http);
+    match written(http).contains("\"bad\"") {
+        true => forward(&renamed(http, "\"other\"", "missing")),
+        false => forward(http),
     }
-    let mut changed = http.clone();
-    changed.body = body.replace("\\\"other\\\"", "missing").into_bytes();
-    assert!(changed.body != http.body);
-    forward(&changed)
 }
 
 #[test]
@@ -519,22 +515,14 @@ fn a_remote_that_is_only_busy_is_no_conflict() {
     let two = two(ConflictPolicy::SetAside);
     two.ours.sql("INSERT INTO other VALUES (5, 'x')");
     let engine = &two.ours.engine;
-    let e = drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
-        let text = String::from_utf8_lossy(&http.body);
-        if !text.contains("INSERT INTO \\\"other") {
-            return forward(http);
-        }
-        let steps = text.matches("\"stmt\":").count();
-        let mut results = vec!["null"; steps];
-        let mut errors = results.clone();
-        results[0] = "{\"cols\":[],\"rows\":[],\"affected_row_count\":0,\"last_insert_rowid\":null}";
-        errors[steps - 4] = "{\"message\":\"database is locked\",\"code\":\"SQLITE_BUSY\"}";
-        let batch = format!("{{\"step_results\":[{}],\"step_errors\":[{}]}}", results.join(","), errors.join(","));
-        let answer = format!(
-            "{{\"baton\":null,\"base_url\":null,\"results\":[{{\"type\":\"ok\",\"response\":{{\"type\":\"batch\",\"result\":{batch}}}}}]}}"
-        );
-        Ok((200, answer.into_bytes()))
-    })
+    let e = drive(
+        engine,
+        engine.push_changes_to_remote(),
+        &mut |http, _| match written(http).contains("other") {
+            true => Ok(refuse(http, 4, "database is locked", "SQLITE_BUSY")),
+            false => forward(http),
+        },
+    )
     .unwrap_err();
     assert!(e.retryable, "{e:?}");
     assert_eq!(two.conflicts(), []);
@@ -568,7 +556,7 @@ fn lose_push(replica: &Replica) -> HttpRequest {
     let mut lost = None;
     let engine = &replica.engine;
     drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
-        if !String::from_utf8_lossy(&http.body).contains("COMMIT") {
+        if !is_push(http) {
             return forward(http);
         }
         lost = Some(http.clone());
@@ -618,7 +606,7 @@ fn a_request_that_arrives_between_refusal_and_decision_counts() {
     let mut requests = 0;
     drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
         let answer = forward(http);
-        if String::from_utf8_lossy(&http.body).contains("COMMIT") {
+        if is_push(http) {
             requests += 1;
             if requests == 1 {
                 two.theirs("DELETE FROM u WHERE id = 50");
@@ -657,7 +645,7 @@ fn a_refused_request_that_arrives_again_does_not_bring_back_what_was_decided() {
     let mut refused = None;
     let engine = &two.ours.engine;
     drive(engine, engine.push_changes_to_remote(), &mut |http, _| {
-        if String::from_utf8_lossy(&http.body).contains("COMMIT") {
+        if is_push(http) {
             refused.get_or_insert_with(|| http.clone());
         }
         forward(http)

@@ -11,10 +11,12 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use targets::*;
 use turso_sync::engine::DatabaseMetadata;
 use turso_sync::protocol::pipeline::BatchBuilder;
 use turso_sync::protocol::pull::{ENCODING_ZSTD, PullUpdatesRequest, encode_request};
+use turso_sync::protocol::push::{PushBuilder, PushRequest};
 use turso_sync::protocol::selector;
 use turso_sync::record::{Value, encode};
 use turso_sync::server::LocalServer;
@@ -165,6 +167,28 @@ fn pipelines() -> Vec<Vec<u8>> {
     ]
 }
 
+/// A push in the direct dialect, its steps as the target frames them, one that is compressed, and the query of a pull.
+fn direct() -> Vec<Vec<u8>> {
+    let steps = |long: usize| {
+        let mut push = PushBuilder::default();
+        push.step("SELECT 1", &[]);
+        push.begin_transaction(7);
+        for i in 20..23 {
+            let row = [Value::Integer(i), Value::Text(vec![b'x'; long])];
+            push.step("INSERT INTO t VALUES (?, ?)", &row);
+        }
+        push.finish().unwrap()
+    };
+    let small = steps(3);
+    let raw = PushRequest::decode(&small[..]).unwrap().steps.unwrap();
+    vec![
+        [&[4], &raw[..]].concat(),
+        small,
+        steps(900),
+        b"encoding=stream&pages=OjAAAAEAAAAAAAEAEAAAAAAAAgA".to_vec(),
+    ]
+}
+
 fn pulls() -> Vec<Vec<u8>> {
     let selector = selector::encode_range(0..1).unwrap();
     let pull = |encoding, server_pages_selector| {
@@ -191,16 +215,23 @@ fn page_stream_takes_anything() {
     seeds.push(
         b"\x01\x10\x02\x00\x03rev\x05\x00\x00\x00\x00\x00\x03\x04page\x51\x00\x03\x02xx\x02\x01".to_vec(),
     );
+    // One that is compressed as a whole.
+    seeds.push([&[0, 99], &ask(&server, "/pull-updates?encoding=stream", &[])[..]].concat());
     run("page_stream", page_stream, seeds, 4000);
 }
 
 #[test]
 fn pipeline_answer_takes_anything() {
     let (server, _dir) = exchanges();
-    let seeds = pipelines()
+    let pipelines = pipelines();
+    let answers = pipelines
         .iter()
-        .map(|request| ask(&server, "/v2/pipeline", request))
-        .collect();
+        .map(|request| ask(&server, "/v2/pipeline", request));
+    let pushes = direct().split_off(1);
+    let pushed = pushes[..2]
+        .iter()
+        .map(|request| ask(&server, "/push-changes", request));
+    let seeds = answers.chain(pushed).collect();
     run("pipeline_answer", pipeline_answer, seeds, 8000);
 }
 
@@ -258,6 +289,7 @@ fn server_requests_take_anything() {
         pipelines(),
         pulls().split_off(1),
         vec![selector::encode_range(0..9).unwrap()],
+        direct(),
     ]
     .concat();
     run("server_requests", server_requests, seeds, 2000);

@@ -7,11 +7,14 @@ mod memory;
 #[path = "hostile/scene.rs"]
 mod scene;
 
+use std::io::Write;
+
 use prost::Message;
 use scene::*;
+use turso_sync::engine::ProtocolVersion;
 use turso_sync::error::{Category, Code};
 use turso_sync::protocol::pull::{PageMessage, PullHeader, RawEncoding, ZstdEncoding};
-use turso_sync::protocol::{PAGE_SIZE, pull};
+use turso_sync::protocol::{PAGE_SIZE, pull, push};
 
 const KB: usize = 1 << 10;
 const MB: usize = 1 << 20;
@@ -729,6 +732,152 @@ fn changes_stay_pending_whatever_the_remote_says_about_them() {
             "{error:?}"
         );
         assert!(memory < PUSH_MEMORY, "{memory} bytes");
+        assert_eq!(scene.content(), before);
+        scene.works();
+    }
+}
+
+/// What the direct dialect adds to the lies about pages: the stream behind the header.
+#[test]
+fn a_pull_in_the_direct_dialect_survives_every_lie() {
+    let scene = Scene::speaking(ProtocolVersion::Direct);
+    let honest = scene.honest_answer();
+    let mut decoder = pull::PullDecoder::new();
+    decoder.push(&honest, &mut |_| Ok(())).unwrap();
+    let header = decoder.header().unwrap().clone();
+    let question = header.question;
+    let head = header.encode_length_delimited_to_vec();
+    let stream = zstd::decode_all(&honest[head.len()..]).unwrap();
+    let narrow = |content: &[u8]| {
+        let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        zstd.window_log(19).unwrap();
+        zstd.write_all(content).unwrap();
+        zstd.finish().unwrap()
+    };
+    let packed = |content: &[u8]| [&head[..], &narrow(content)].concat();
+    let bomb = narrow(&vec![0x80; 256 * MB]);
+    let mut wide = zstd::stream::write::Encoder::new(head.clone(), 1).unwrap();
+    wide.window_log(27).unwrap();
+    wide.write_all(&vec![1; 64 * MB]).unwrap();
+    let changed = |change: &dyn Fn(&mut PullHeader)| {
+        let mut header = header.clone();
+        change(&mut header);
+        [
+            &header.encode_length_delimited_to_vec()[..],
+            &honest[head.len()..],
+        ]
+        .concat()
+    };
+    assert!(question.is_some());
+    let mut lies = vec![
+        ("end of the compressed stream is missing", Lie::ok(&head)),
+        (
+            "cannot be decompressed",
+            Lie::ok([&head[..], b"garbage"].concat()),
+        ),
+        (
+            "cannot be decompressed",
+            Lie::endless(&head, vec![b'<'; 64 * KB], 1600),
+        ),
+        ("behind the end", Lie::ok([&honest[..], b"x"].concat())),
+        (
+            "twice|more pages",
+            Lie::ok(packed(&[&stream[..], &stream[..]].concat())),
+        ),
+        (
+            "twice|more pages",
+            Lie::ok(packed(&[&stream[..stream.len() / 2], &stream[..]].concat())),
+        ),
+        ("cut short", Lie::ok(packed(&stream[..stream.len() - 1]))),
+        ("9 bytes|page message has", Lie::ok([&head[..], &bomb].concat())),
+        ("cannot be decompressed", Lie::ok(wide.finish().unwrap())),
+        ("not to this question", Lie::ok(changed(&|h| h.question = None))),
+        (
+            "not to this question",
+            Lie::ok(changed(&|h| h.question = question.map(|q| !q))),
+        ),
+    ];
+    for cut in [
+        head.len() + 1,
+        honest.len() / 2,
+        honest.len() - 5,
+        honest.len() - 1,
+    ] {
+        lies.push(("cut short", Lie::ok(&honest[..cut])));
+    }
+    let pages = lies_about_pages().into_iter().map(|(_, lie)| ("", lie));
+    for (part, lie) in lies.into_iter().chain(pages).chain(refusals()) {
+        let before = scene.content();
+        let (result, memory) = scene.lied_to(|s| s.engine.pull_changes_from_remote(), &lie);
+        let error = result.err().unwrap_or_else(|| panic!("{part}: believed"));
+        assert!(says(&error, part), "{part}: {error:?}");
+        assert!(
+            matches!(error.category, Category::Protocol | Category::Remote),
+            "{part}: {error:?}"
+        );
+        assert!(memory < PULL_MEMORY + MB, "{part}: {memory} bytes");
+        assert_eq!(scene.content(), before, "{part}");
+    }
+    scene.works();
+}
+
+#[test]
+fn changes_stay_pending_whatever_the_answer_to_a_direct_push_is() {
+    let conflict = |step, message: String| push::PushAnswer {
+        committed: 0,
+        conflicts: vec![push::PushConflict {
+            step,
+            message,
+            ..Default::default()
+        }],
+    };
+    let committed = |committed| push::PushAnswer {
+        committed,
+        conflicts: Vec::new(),
+    };
+    let many = push::PushAnswer {
+        committed: 0,
+        conflicts: vec![push::PushConflict::default(); 9000],
+    };
+    let both = push::PushAnswer {
+        committed: 5,
+        ..conflict(3, String::new())
+    };
+    for (part, lie) in [
+        ("0 of", Lie::ok([])),
+        ("1 of", Lie::ok(committed(1).encode_to_vec())),
+        ("of", Lie::ok(committed(u64::MAX).encode_to_vec())),
+        ("of", Lie::ok(both.encode_to_vec())),
+        ("of", Lie::ok(conflict(u64::MAX, String::new()).encode_to_vec())),
+        ("of", Lie::ok(conflict(10_000, String::new()).encode_to_vec())),
+        (
+            "refused",
+            Lie::ok(conflict(1, "x".repeat(60 * KB)).encode_to_vec()),
+        ),
+        ("cannot begin", Lie::ok(many.encode_to_vec())),
+        (
+            "longer than",
+            Lie::ok(conflict(1, "x".repeat(100 * MB)).encode_to_vec()),
+        ),
+        ("longer than", Lie::endless([], vec![0x12; 64 * KB], 1600)),
+        ("malformed", Lie::ok("<html>")),
+        ("malformed", Lie::ok([0x12, 0xff, 0xff, 0xff, 0xff, 0x7f])),
+        ("malformed", Lie::ok([0x12, 3, 0x2a, 1, 0xff])),
+    ]
+    .into_iter()
+    .chain(refusals())
+    {
+        let scene = Scene::speaking(ProtocolVersion::Direct);
+        let before = scene.content();
+        let (result, memory) = scene.lied_to_after(1, |s| s.engine.push_changes_to_remote(), &lie);
+        let error = result.err().unwrap_or_else(|| panic!("{part}: believed"));
+        assert!(says(&error, part), "{part}: {error:?}");
+        assert!(
+            matches!(error.category, Category::Protocol | Category::Remote),
+            "{error:?}"
+        );
+        assert!(memory < PUSH_MEMORY, "{memory} bytes");
+        assert!(error.message.len() < 8 * KB);
         assert_eq!(scene.content(), before);
         scene.works();
     }

@@ -176,6 +176,8 @@ fn the_token_is_asked_for() {
         );
     }
     assert_eq!(client.post("/v2/pipeline", br#"{"requests":[]}"#).status, 401);
+    assert_eq!(client.post("/push-changes", b"").status, 401);
+    assert_eq!(client.get("/pull-updates?encoding=raw"), 401);
 }
 
 #[test]
@@ -203,7 +205,8 @@ fn malformed_requests() {
         "too long"
     );
     assert_eq!(client.post("/nowhere", b"").status, 404);
-    assert_eq!(client.get("/pull-updates"), 404);
+    assert_eq!(client.get("/v2/pipeline"), 404);
+    assert_eq!(client.post("/push-changes", b"").status, 400);
     let agent: ureq::Agent = ureq::Agent::config_builder().build().into();
     let answer = agent
         .options(format!("{}/v2/pipeline", server.url()))

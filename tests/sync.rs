@@ -158,7 +158,7 @@ fn a_lost_answer_neither_doubles_nor_drops() {
         &mut |http, perform| {
             requests += 1;
             let answer = perform();
-            if http.body.windows(6).any(|w| w == b"COMMIT") {
+            if is_push(http) {
                 Err("connection reset".into())
             } else {
                 Ok(answer)
@@ -326,7 +326,7 @@ fn a_bad_remote_is_a_clear_error_and_changes_nothing() {
         a.engine.pull_changes_from_remote(),
         &mut |_, perform| {
             let (status, mut body) = perform();
-            body.truncate(body.len() - 4096);
+            body.truncate(body.len().saturating_sub(4096).max(body.len() / 2));
             Ok((status, body))
         },
     )

@@ -3,10 +3,16 @@
 use turso_sync::engine::DatabaseMetadata;
 use turso_sync::error::Error;
 use turso_sync::protocol::pipeline::{BatchResult, PipelineResponse, StreamResponse, StreamResult};
+use turso_sync::protocol::push::PushAnswer;
 use turso_sync::record;
 
-/// The answer to a pipeline request.
+/// The answer to a pipeline request, or to a push in the direct dialect.
 pub fn pipeline_answer(data: &[u8]) {
+    if let Ok(answer) = PushAnswer::parse(data) {
+        for conflict in &answer.conflicts {
+            let _ = Error::from(conflict.to_error());
+        }
+    }
     check_batch(data, 3);
     let Ok(answer) = PipelineResponse::parse(data) else {
         return;

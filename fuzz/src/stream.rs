@@ -13,6 +13,7 @@ use super::input::Input;
 #[derive(Debug, PartialEq)]
 struct Outcome {
     headers: usize,
+    packed: bool,
     pages: Vec<(u32, u32)>,
     end: Result<(), Error>,
 }
@@ -32,7 +33,11 @@ pub fn page_stream(data: &[u8]) {
     };
     let whole = decode(body, body.len().max(1), flags & 2 != 0);
     let pieces = decode(body, size_of_pieces, flags & 2 != 0);
-    assert_eq!(whole, pieces);
+    assert_eq!(whole.end.is_ok(), pieces.end.is_ok());
+    // How much of a compressed stream is read before an error is seen depends on its pieces.
+    if whole.end.is_ok() || !whole.packed {
+        assert_eq!(whole, pieces);
+    }
 }
 
 fn decode(body: &[u8], size_of_pieces: usize, accept_replace_base: bool) -> Outcome {
@@ -40,7 +45,7 @@ fn decode(body: &[u8], size_of_pieces: usize, accept_replace_base: bool) -> Outc
     if accept_replace_base {
         decoder = decoder.accept_replace_base();
     }
-    let (mut headers, mut pages) = (0, Vec::new());
+    let (mut headers, mut packed, mut pages) = (0, false, Vec::new());
     let mut end = Ok(());
     for piece in body.chunks(size_of_pieces) {
         end = decoder.push(piece, &mut |event| {
@@ -48,6 +53,7 @@ fn decode(body: &[u8], size_of_pieces: usize, accept_replace_base: bool) -> Outc
                 PullEvent::Header(header) => {
                     assert!(headers == 0 && pages.is_empty() && !header.server_revision.is_empty());
                     headers += 1;
+                    packed = header.stream_zstd.is_some();
                 }
                 PullEvent::Page { page_no, data } => {
                     assert!(headers == 1 && page_no > 0);
@@ -69,19 +75,36 @@ fn decode(body: &[u8], size_of_pieces: usize, accept_replace_base: bool) -> Outc
         }
     };
     assert_eq!(decoder.pages(), pages.len() as u64);
-    Outcome { headers, pages, end }
+    Outcome {
+        headers,
+        packed,
+        pages,
+        end,
+    }
 }
 
 /// A stream whose framing is right, most of the time: a fuzzer would hardly find one.
 fn stream(input: &mut Input<'_>) -> Vec<u8> {
     let mut out = Vec::new();
+    let mut packed_from = None;
     while !input.is_empty() && out.len() < 1 << 20 {
         match input.u8() % 8 {
             0 => out.extend_from_slice(input.bytes()),
             1 => framed(input.bytes(), &mut out),
-            2 => out.extend_from_slice(&header(input).encode_length_delimited_to_vec()),
+            2 => {
+                let header = header(input);
+                out.extend_from_slice(&header.encode_length_delimited_to_vec());
+                if header.stream_zstd.is_some() {
+                    packed_from.get_or_insert(out.len());
+                }
+            }
             _ => out.extend_from_slice(&page(input).encode_length_delimited_to_vec()),
         }
+    }
+    if let Some(at) = packed_from {
+        let packed = zstd::bulk::compress(&out[at..], 1).unwrap_or_default();
+        out.truncate(at);
+        out.extend_from_slice(&packed);
     }
     out
 }
@@ -106,6 +129,9 @@ fn header(input: &mut Input<'_>) -> PullHeader {
         mvcc_log: input.one_in(16).then(Vec::new),
         protocol: i32::from(input.u8() % 3),
         page_count: input.one_in(2).then(|| input.number()),
+        dialects: u32::from(kind >> 3 & 3),
+        question: (kind & 0x20 != 0).then_some(7),
+        stream_zstd: (kind & 0x40 != 0).then(ZstdEncoding::default),
     }
 }
 

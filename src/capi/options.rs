@@ -3,11 +3,11 @@
 use std::ffi::c_char;
 
 use super::boundary::{Versioned, array_in, optional_string_in, string_in, versioned_in};
-use super::conflict_types::turso_sync_conflict_policy_t;
+use super::conflict_types::{by_number, turso_sync_conflict_policy_t};
 use super::database::not_supported;
 use super::foreign::turso_sync_foreign_policy_t;
-use super::sync_types::{turso_sync_database_config_t, turso_sync_options_t};
-use crate::engine::DatabaseSyncEngineOpts;
+use super::sync_types::{turso_sync_database_config_t, turso_sync_options_t, turso_sync_protocol_version_t};
+use crate::engine::{DatabaseSyncEngineOpts, ProtocolVersion};
 use crate::error::{Error, Result};
 
 // SAFETY: repr(C), and begins with `size`.
@@ -47,8 +47,28 @@ pub(super) unsafe fn read(
                 )));
             }
         };
+        read.protocol_version_hint = read_version(options.protocol_version_hint)?;
     }
     Ok(read)
+}
+
+fn read_version(number: u32) -> Result<ProtocolVersion> {
+    use turso_sync_protocol_version_t as Version;
+    let known = [
+        (
+            Version::TURSO_SYNC_PROTOCOL_VERSION_AUTO as u32,
+            ProtocolVersion::Auto,
+        ),
+        (
+            Version::TURSO_SYNC_PROTOCOL_VERSION_COMPATIBLE as u32,
+            ProtocolVersion::Compatible,
+        ),
+        (
+            Version::TURSO_SYNC_PROTOCOL_VERSION_DIRECT as u32,
+            ProtocolVersion::Direct,
+        ),
+    ];
+    by_number("protocol_version_hint", known, number)
 }
 
 /// # Safety

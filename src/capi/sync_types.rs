@@ -84,6 +84,19 @@ pub struct turso_sync_database_config_t {
     pub logical_mvcc_pull: bool,
 }
 
+/// Which dialect of the protocol a replica speaks. Not part of the SDK kit of Turso.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum turso_sync_protocol_version_t {
+    /// The direct one with remotes that announce it, the compatible one with all others.
+    TURSO_SYNC_PROTOCOL_VERSION_AUTO = 0,
+    /// That of Turso Cloud, which every remote knows. All requests are POST.
+    TURSO_SYNC_PROTOCOL_VERSION_COMPATIBLE = 1,
+    /// The smaller and faster one of this library's server; the compatible one where a remote answers 404 or 405. A host
+    /// must be able to send GET requests, with a query in the path.
+    TURSO_SYNC_PROTOCOL_VERSION_DIRECT = 2,
+}
+
 /// More settings of a replica. Fill it with zeros, set `size`, then set what you need. New fields are only ever
 /// appended; `size` tells the library which ones the caller knows. A field that the library does not know must be zero.
 /// Not part of the SDK kit of Turso.
@@ -108,6 +121,8 @@ pub struct turso_sync_options_t {
     /// What operations do about changes that another program has written into the file: a value of
     /// `turso_sync_foreign_policy_t`; others are MISUSE.
     pub foreign_policy: u32,
+    /// A value of `turso_sync_protocol_version_t`; others are MISUSE.
+    pub protocol_version_hint: u32,
 }
 
 /// An HTTP request. All slices live as long as the item.

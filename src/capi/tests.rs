@@ -21,6 +21,7 @@ use super::sync_database::Origin;
 use super::sync_types::*;
 use super::transform::*;
 use super::types::*;
+use crate::engine::ProtocolVersion;
 use crate::engine::{
     Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, DatabaseSyncEngineOpts,
     DatabaseSyncEngineStats, Resolution,
@@ -61,9 +62,9 @@ fn structures_have_the_layout_of_the_contract() {
     layout!(turso_sync_keep_options_t, 48, size 0, debounce_ms 8, interval_ms 16, longest_pause_ms 24, on_change 32,
         on_change_context 40);
     layout!(turso_sync_keeper_status_t, 48, size 0, state 8, code 12, pushes 16, pulls 24, failures 32, retry_in_ms 40);
-    layout!(turso_sync_options_t, 48, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24,
+    layout!(turso_sync_options_t, 56, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24,
         wal_pull_batch_size 32, use_transform 40,
-        foreign_policy 44);
+        foreign_policy 44, protocol_version_hint 48);
     layout!(turso_sync_conflict_t, 120, size 0, id 8, change_id 16, state 24, kind 28, operation 32, sqlite_code 36,
         changes 40, unix_time 48, table 56, key 72, constraint 88, message 104);
 }
@@ -408,9 +409,11 @@ fn options_arrive() {
         tables_ignore_count: names.len(),
         wal_pull_batch_size: 7,
         use_transform: 1,
+        protocol_version_hint: 2,
         ..no_options()
     };
     let read = read_options(&options).unwrap();
+    assert_eq!(read.protocol_version_hint, ProtocolVersion::Direct);
     assert_eq!(read.wal_pull_batch_size, 7);
     assert!(read.use_transform);
     assert_eq!(read.conflict_policy, ConflictPolicy::SetAside);
@@ -418,6 +421,14 @@ fn options_arrive() {
     let read = read_options(&no_options()).unwrap();
     assert_eq!(read.conflict_policy, ConflictPolicy::Stop);
     assert!(read.tables_ignore.is_empty() && !read.use_transform);
+    assert_eq!(read.protocol_version_hint, ProtocolVersion::Auto);
+    for (number, version) in [(0, ProtocolVersion::Auto), (1, ProtocolVersion::Compatible)] {
+        let options = turso_sync_options_t {
+            protocol_version_hint: number,
+            ..no_options()
+        };
+        assert_eq!(read_options(&options).unwrap().protocol_version_hint, version);
+    }
 }
 
 #[test]

@@ -193,6 +193,8 @@ impl Task {
     async fn finish_open(&self, mut metadata: DatabaseMetadata) -> Result<()> {
         let stored = self.queue.full_read(&self.files.info).await?.body;
         self.save_configuration(&mut metadata);
+        self.recall_dialects(&metadata);
+        self.record_dialects(&mut metadata);
         let content = metadata.encode()?;
         if stored != content {
             self.write_info(content).await?;

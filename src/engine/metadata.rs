@@ -60,6 +60,9 @@ pub struct Own {
     /// Set from the end of the download until the replica has been opened once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<BootstrapMark>,
+    /// The remote has announced the direct dialect.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 /// What the downloaded main file must look like, so that no other file is taken for it.
@@ -89,6 +92,7 @@ impl DatabaseMetadata {
             turso_sync: Some(Own {
                 format: FORMAT,
                 bootstrap: None,
+                direct: false,
             }),
         }
     }
@@ -158,7 +162,20 @@ impl DatabaseMetadata {
         self.turso_sync = Some(Own {
             format: FORMAT,
             bootstrap: mark,
+            direct: self.knows_direct(),
         });
+    }
+
+    /// Whether the remote has announced the direct dialect.
+    pub fn knows_direct(&self) -> bool {
+        self.turso_sync.as_ref().is_some_and(|own| own.direct)
+    }
+
+    /// Sets [`knows_direct`](Self::knows_direct).
+    pub fn set_knows_direct(&mut self, known: bool) {
+        if let Some(own) = &mut self.turso_sync {
+            own.direct = known;
+        }
     }
 }
 
@@ -170,10 +187,12 @@ mod tests {
     fn round_trip_keeps_everything() {
         let mut m = DatabaseMetadata::new("app-1".into());
         m.set_revision("r:7");
+        m.set_knows_direct(true);
         m.set_bootstrap(Some(BootstrapMark {
             pages: 3,
             checksum: 4,
         }));
+        assert!(m.knows_direct());
         m.saved_configuration = Some(SavedConfiguration {
             remote_url: Some("http://h".into()),
         });
@@ -206,6 +225,7 @@ mod tests {
         m.turso_sync = Some(Own {
             format: 9,
             bootstrap: None,
+            direct: false,
         });
         assert!(
             DatabaseMetadata::parse(&m.encode().unwrap(), "x")

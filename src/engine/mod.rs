@@ -12,6 +12,7 @@
 
 mod bootstrap;
 mod conflicts;
+mod dialect;
 mod foreign;
 mod image;
 mod lock;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+pub use dialect::ProtocolVersion;
 pub use maintenance::{DatabaseSyncEngineStats, ReplicaStatus};
 pub use metadata::{BootstrapMark, DatabaseMetadata, Own, Revision, SavedConfiguration};
 pub use opts::{DatabaseSyncEngineOpts, ForeignPolicy};
@@ -98,6 +100,8 @@ struct Inner {
     download_taken: Arc<AtomicBool>,
     /// The epoch of a base that was found lost, and how: for those who must not take the lock to look.
     lost_base: Mutex<Option<(i64, BaseHealth)>>,
+    /// The remote has announced the direct dialect.
+    direct_known: AtomicBool,
     connections: AtomicUsize,
     /// Tables in which the last look has found changes of another program.
     foreign_tables: Mutex<Vec<String>>,
@@ -167,6 +171,7 @@ impl DatabaseSyncEngine {
             metadata: Mutex::new(None),
             download_taken: Arc::default(),
             lost_base: Mutex::default(),
+            direct_known: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             foreign_tables: Mutex::default(),
             watchers: Mutex::default(),
@@ -458,6 +463,7 @@ impl Task {
                 .as_mut()
                 .ok_or_else(|| Error::internal("the replica is not open"))?;
             change(metadata);
+            self.record_dialects(metadata);
             metadata.encode()?
         };
         self.write_info(content).await

@@ -1,5 +1,6 @@
 //! Configuration of a replica.
 
+use super::dialect::ProtocolVersion;
 use crate::error::{Category, Code, Error, Result};
 use crate::protocol::{PAGE_SIZE, url};
 use crate::replay::ConflictPolicy;
@@ -65,6 +66,8 @@ pub struct DatabaseSyncEngineOpts {
     pub conflict_policy: ConflictPolicy,
     /// What push, pull and checkpoint do about changes that another program has written into the file.
     pub foreign_policy: ForeignPolicy,
+    /// Which dialect of the protocol is spoken.
+    pub protocol_version_hint: ProtocolVersion,
 }
 
 impl std::fmt::Debug for DatabaseSyncEngineOpts {

@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 
+use super::dialect::{self, PushBody, PushResult, PushWriter};
 use super::lock::SyncGuard;
 use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, Shared, check_status};
@@ -27,13 +28,10 @@ use crate::replay::{
     is_transient,
 };
 
-/// Row changes after which a new request starts, unless configured.
-const DEFAULT_OPERATIONS: u64 = 2000;
 /// Bytes of a request after which a new one starts.
 pub(super) const REQUEST_BYTES: usize = 4 << 20;
-/// Longest answer, in bytes, and what each step adds to it: results without rows take some two hundred.
-const MAX_ANSWER: usize = 64 << 10;
-const MAX_ANSWER_PER_STEP: usize = 1 << 10;
+/// Longest answer to the question for the watermark, in bytes.
+const MAX_WATERMARK_ANSWER: usize = 65 << 10;
 /// How often a push that finds the remote changed under it pulls and tries again.
 const MAX_REBASES: u32 = 5;
 
@@ -42,6 +40,8 @@ enum Outcome {
     Done,
     /// The remote is not as this replica believes; a pull will tell more.
     RemoteMoved,
+    /// The remote does not know the dialect of the request; nothing has happened.
+    OtherDialect,
     /// The remote refused the COMMIT of several transactions: which one is to blame?
     CommitRefused,
     /// The remote refused a change, or its row is not the one that the change is about.
@@ -62,8 +62,7 @@ enum Verdict<'a> {
 
 /// One request: whole transactions, and what to make of an error in one of its steps.
 struct Batch {
-    body: Vec<u8>,
-    steps: usize,
+    body: PushBody,
     /// Step number of the first of `statements`; the watermark step follows the last.
     first: usize,
     /// Without their arguments.
@@ -92,6 +91,8 @@ struct BatchReader {
     operations: u64,
     /// What is behind this change must wait: the host has not decided about it yet.
     until: i64,
+    /// Requests are made in the direct dialect.
+    direct: bool,
 }
 
 impl Task {
@@ -106,11 +107,11 @@ impl Task {
         let mut rebases = 0;
         // The change that stopped the push last, and how often in a row.
         let (mut stopped_at, mut times) = (0, 0);
-        let mut one_at_a_time = false;
+        let (mut one_at_a_time, mut direct) = (false, self.speaks_direct());
         while rebases < MAX_REBASES {
             let (state, health) = self.base(guard)?;
             let outcome = match health {
-                BaseHealth::Intact => self.push_once(&state, one_at_a_time).await?,
+                BaseHealth::Intact => self.push_once(&state, one_at_a_time, direct).await?,
                 // Without the base, nobody knows the schema that the oldest pending change had.
                 _ => Outcome::RemoteMoved,
             };
@@ -121,6 +122,7 @@ impl Task {
                     self.pull_now(guard).await?;
                 }
                 Outcome::CommitRefused => one_at_a_time = true,
+                Outcome::OtherDialect => direct = false,
                 // Over the newest state of the remote it may pass, or be a conflict that a rebase finds.
                 Outcome::Refused { failure, patience } => {
                     times = match stopped_at == failure.change_id {
@@ -143,7 +145,7 @@ impl Task {
         Err(last)
     }
 
-    async fn push_once(&self, state: &ReplicaState, one_at_a_time: bool) -> Result<Outcome> {
+    async fn push_once(&self, state: &ReplicaState, one_at_a_time: bool, direct: bool) -> Result<Outcome> {
         self.control.enter(Stage::Waiting);
         let (acknowledged, fence) = self.ask_watermark(state).await?;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
@@ -157,10 +159,11 @@ impl Task {
             header: state.header,
             operations: match self.opts.push_operations_threshold {
                 _ if one_at_a_time => 1,
-                0 => DEFAULT_OPERATIONS,
+                0 => dialect::operations(direct),
                 n => n,
             },
             until: i64::MAX,
+            direct,
         };
         let mut transformer = None;
         if self.opts.use_transform {
@@ -187,7 +190,10 @@ impl Task {
                 state::note_sent(self.path(), state, batch.last_change_id, BUSY_TIMEOUT)?;
                 sent = batch.last_change_id;
             }
-            let result = self.send(std::mem::take(&mut batch.body), batch.steps).await?;
+            let result = match self.send_push(&mut batch.body).await {
+                Err(e) if direct && self.refuses_direct(e.http_status) => return Ok(Outcome::OtherDialect),
+                result => result?,
+            };
             let verdict = batch.check(&result)?;
             if !matches!(verdict, Verdict::Committed) {
                 let not_done = match verdict {
@@ -245,7 +251,7 @@ impl Task {
         state: &ReplicaState,
         acknowledged: i64,
         outcome: Outcome,
-        fence: (Vec<u8>, usize),
+        fence: PushBody,
     ) -> Result<Outcome> {
         if let Outcome::Refused { failure, .. } = &outcome
             && failure.error.retryable
@@ -269,7 +275,9 @@ impl Task {
         let fence_id = fence_id(&state.client_id);
         batch.query(&sql, &[text(&state.client_id), text(&fence_id)])?;
         let (body, steps) = batch.finish();
-        let result = self.send(body, steps).await?;
+        let target = (PIPELINE_PATH, "application/json");
+        let answer = self.send(target, body, MAX_WATERMARK_ANSWER).await?;
+        let result = BatchResult::parse(&answer, steps).map_err(|e| e.context("push"))?;
         let rows = match (result.first_error(), result.result(0)) {
             (Some((_, e)), _) if e.message.contains("no such table") => &[],
             (Some((_, e)), _) => {
@@ -310,8 +318,8 @@ impl Task {
     }
 
     /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
-    async fn raise_fence(&self, (body, steps): (Vec<u8>, usize)) -> Result<bool> {
-        let result = self.send(body, steps).await?;
+    async fn raise_fence(&self, mut request: PushBody) -> Result<bool> {
+        let result = self.send_push(&mut request).await?;
         match result.first_error() {
             None => Ok(true),
             Some((GUARD_STEP, _)) => Ok(false),
@@ -353,16 +361,23 @@ impl Task {
         Ok(generator.failure(entry, statement, refused))
     }
 
-    async fn send(&self, body: Vec<u8>, steps: usize) -> Result<BatchResult> {
-        let http = self.request(PIPELINE_PATH, "application/json", body)?;
-        let limit = MAX_ANSWER + steps.saturating_mul(MAX_ANSWER_PER_STEP);
+    /// Sends a push; its body is gone afterwards.
+    async fn send_push(&self, request: &mut PushBody) -> Result<PushResult> {
+        let body = std::mem::take(&mut request.body);
+        let answer = self.send(request.target(), body, request.max_answer()).await?;
+        request.result(&answer).map_err(|e| e.context("push"))
+    }
+
+    /// Sends a request; its answer, of at most `limit` bytes.
+    async fn send(&self, (path, content_type): (&str, &str), body: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
+        let http = self.request(path, content_type, body)?;
         let answer = Shared::new(Vec::new());
         let (feed, control) = (answer.clone(), self.control.clone());
         let sink: BodySink = Box::new(move |bytes| {
             control.received(bytes.len());
             feed.with(|answer| match answer.len() + bytes.len() > limit {
                 true => Err(Error::protocol(format!(
-                    "the answer to {steps} statements is longer than {limit} bytes"
+                    "the answer to a push is longer than {limit} bytes"
                 ))),
                 false => {
                     answer.extend_from_slice(bytes);
@@ -372,7 +387,7 @@ impl Task {
         });
         let response = self.exchange("push", http, Some(sink)).await?;
         check_status("push", &response)?;
-        BatchResult::parse(&answer.take()?, steps).map_err(|e| e.context("push"))
+        answer.take()
     }
 }
 
@@ -400,7 +415,7 @@ impl BatchReader {
     /// The next request, or `None` if nothing is left in `log`. The last one sets the header to `header`: a schema
     /// version must not arrive before the schema.
     fn next_batch(&mut self, mut log: Transactions<'_>, header: HeaderValues) -> Result<Option<Batch>> {
-        let mut builder = self.start()?;
+        let mut builder = self.start(self.direct)?;
         let first = builder.steps();
         let mut statements = Vec::new();
         let mut last_change_id = self.acknowledged;
@@ -419,6 +434,7 @@ impl BatchReader {
                 }
                 continue;
             }
+            builder.begin_transaction(txn.txn_id());
             let overwrite = self.overwriting.contains(&txn.txn_id());
             changes += self
                 .generator
@@ -432,7 +448,7 @@ impl BatchReader {
                     Ok(())
                 })?;
             last_change_id = self.position;
-            if statements.len() as u64 >= self.operations || builder.body_len() >= REQUEST_BYTES {
+            if statements.len() as u64 >= self.operations || builder.len() >= REQUEST_BYTES {
                 batch_header = self.header;
                 break;
             }
@@ -441,14 +457,13 @@ impl BatchReader {
         if last_change_id == self.acknowledged && batch_header == self.header {
             return Ok(None);
         }
+        builder.begin_transaction(0);
         for statement in batch_header.changes_from(&self.header) {
             builder.step(&statement, &[])?;
         }
         builder.step(UPSERT_WATERMARK, &watermark(&self.client_id, last_change_id))?;
-        let (body, steps) = builder.commit()?;
         Ok(Some(Batch {
-            body,
-            steps,
+            body: builder.commit()?,
             first,
             statements,
             last_change_id,
@@ -458,16 +473,17 @@ impl BatchReader {
     }
 
     /// A request that carries nothing but a higher fence.
-    fn fence_request(&self) -> Result<(Vec<u8>, usize)> {
-        let mut builder = self.start()?;
+    fn fence_request(&self) -> Result<PushBody> {
+        // Every remote knows the compatible dialect.
+        let mut builder = self.start(false)?;
         let fence = self.fence.wrapping_add(1);
         builder.step(UPSERT_WATERMARK, &watermark(&fence_id(&self.client_id), fence))?;
         builder.commit()
     }
 
     /// The steps before the changes: the last of them is the guard.
-    fn start(&self) -> Result<BatchBuilder> {
-        let mut builder = BatchBuilder::transaction();
+    fn start(&self, direct: bool) -> Result<PushWriter> {
+        let mut builder = PushWriter::new(direct);
         builder.step(
             &format!(
                 "CREATE TABLE IF NOT EXISTS {WATERMARK_TABLE} \
@@ -492,12 +508,11 @@ impl BatchReader {
 
 impl Batch {
     /// What the remote made of the request.
-    fn check<'a>(&'a self, result: &'a BatchResult) -> Result<Verdict<'a>> {
+    fn check<'a>(&'a self, result: &'a PushResult) -> Result<Verdict<'a>> {
         let Some((step, error)) = result.first_error() else {
-            // The commit is the last step but one.
-            return match result.result(self.steps.saturating_sub(2)) {
-                Some(_) => Ok(Verdict::Committed),
-                None => {
+            return match result.is_committed() {
+                true => Ok(Verdict::Committed),
+                false => {
                     Err(Error::protocol("push: the remote reports neither an error nor a commit").retry())
                 }
             };
@@ -510,7 +525,7 @@ impl Batch {
             Some(statement) => Ok(Verdict::Refused(statement, error)),
             None if step + 1 == self.first => Ok(Verdict::Moved),
             // A deferred constraint. Only one transaction can be blamed for it.
-            None if step + 2 == self.steps && !is_transient(&Error::from(error.clone())) => {
+            None if step + 2 == self.body.steps && !is_transient(&Error::from(error.clone())) => {
                 match (self.statements.first(), self.statements.last()) {
                     (Some(first), Some(last)) if first.txn_id == last.txn_id => {
                         Ok(Verdict::Refused(last, error))

@@ -7,6 +7,7 @@ use crate::error::{Category, Code, Error, Result};
 use crate::io::{BodySink, HttpRequest, Response, Stage, SyncEngineIo};
 use crate::pages::{Page, reserved_bytes};
 use crate::protocol::pull::{self, PullDecoder, PullEvent, PullHeader, PullUpdatesRequest};
+use crate::protocol::pull_query;
 
 /// Text by which our server says that it does not know a revision.
 const UNKNOWN_REVISION: &str = "unknown revision";
@@ -53,9 +54,18 @@ impl Task {
         request: &PullUpdatesRequest,
         mut on_event: impl FnMut(PullEvent<'_>) -> Result<()> + Send + 'static,
     ) -> Result<PullHeader> {
+        let mut url = self.speaks_direct().then(|| url_of(request)).flatten();
+        let question = Shared::new(url.as_ref().map(|(_, checksum)| *checksum));
+        let asked = question.clone();
+        let mut on_event = move |event: PullEvent<'_>| {
+            if let PullEvent::Header(header) = &event {
+                asked.with(|asked| check_question(*asked, header))?;
+            }
+            on_event(event)
+        };
         let decoder = Shared::new((PullDecoder::new(), None));
         let (feed, control) = (decoder.clone(), self.control.clone());
-        let sink: BodySink = Box::new(move |bytes| {
+        let on_bytes = Arc::new(Mutex::new(move |bytes: &[u8]| {
             control.check()?;
             control.received(bytes.len());
             feed.with(|(decoder, header)| {
@@ -72,14 +82,58 @@ impl Task {
                     }
                 })
             })
-        });
-        let http = self.request(PULL_PATH, "application/protobuf", pull::encode_request(request))?;
-        self.control.enter(Stage::Waiting);
-        let response = self.exchange(what, http, Some(sink)).await?;
-        check_status(what, &response)?;
+        }));
+        loop {
+            let on_bytes = on_bytes.clone();
+            let sink: BodySink =
+                Box::new(move |bytes| on_bytes.lock().unwrap_or_else(PoisonError::into_inner)(bytes));
+            let http = match &url {
+                Some((path, _)) => HttpRequest {
+                    method: "GET",
+                    ..self.request(path, "application/protobuf", Vec::new())?
+                },
+                None => self.request(PULL_PATH, "application/protobuf", pull::encode_request(request))?,
+            };
+            self.control.enter(Stage::Waiting);
+            let response = self.exchange(what, http, Some(sink)).await?;
+            if url.is_some() && self.refuses_direct(Some(response.status)) {
+                url = None;
+                question.with(|question| {
+                    *question = None;
+                    Ok(())
+                })?;
+                continue;
+            }
+            check_status(what, &response)?;
+            break;
+        }
         let (mut decoder, header) = decoder.take()?;
         decoder.finish().map_err(|e| e.context(what))?;
-        header.ok_or_else(|| Error::protocol(format!("{what}: the remote's answer has no header")))
+        let header: PullHeader =
+            header.ok_or_else(|| Error::protocol(format!("{what}: the remote's answer has no header")))?;
+        self.note_dialects(header.dialects);
+        Ok(header)
+    }
+}
+
+/// Path and checksum of `request` in the direct dialect; `None` if it would be too long for some proxy.
+fn url_of(request: &PullUpdatesRequest) -> Option<(String, u32)> {
+    let request = PullUpdatesRequest {
+        encoding: pull::ENCODING_STREAM,
+        ..request.clone()
+    };
+    let path = pull_query::encode(&request);
+    (path.len() <= pull_query::MAX_PATH).then(|| (path, pull_query::checksum(&request)))
+}
+
+/// A cache that does not look at the whole URL gives somebody else's answer.
+fn check_question(asked: Option<u32>, header: &PullHeader) -> Result<()> {
+    match asked.is_none_or(|asked| header.question == Some(asked)) {
+        true => Ok(()),
+        false => Err(Error::protocol(
+            "the answer is not to this question; a proxy or cache in between may have confused them",
+        )
+        .retry()),
     }
 }
 
@@ -124,6 +178,8 @@ impl<T> Shared<T> {
 
 /// Path of pull requests.
 pub(super) const PULL_PATH: &str = "/pull-updates";
+/// Path of pushes in the direct dialect.
+pub(super) const PUSH_PATH: &str = "/push-changes";
 /// Path of SQL requests.
 pub(super) const PIPELINE_PATH: &str = "/v2/pipeline";
 

@@ -14,11 +14,21 @@
 //! value     = null | integer(string) | float(number) | text(string) | blob(base64, unpadded)
 //! ```
 //!
+//! The direct dialect carries the same in other clothes, see [`pull_query`] and [`push`]:
+//!
+//! ```text
+//! pull      = GET <base>/pull-updates?query answer as above, may be compressed as a whole behind its header
+//! push      = POST <base>/push-changes      request-body: PushRequest, answer: PushAnswer (protobuf)
+//! ```
+//!
 //! There is no end marker in a pull answer: the end of the HTTP body is the end of the stream. Our own server
 //! therefore sends the number of pages in a header field that other clients ignore.
 
+pub(crate) mod inflate;
 pub mod pipeline;
 pub mod pull;
+pub mod pull_query;
+pub mod push;
 pub mod selector;
 pub mod sqlite_code;
 pub mod url;

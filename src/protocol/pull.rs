@@ -4,6 +4,7 @@ use prost::Message;
 use roaring::RoaringBitmap;
 
 use super::PAGE_SIZE;
+use super::inflate::Inflater;
 use crate::error::{Error, Result};
 
 /// Longest header message accepted, in bytes.
@@ -27,6 +28,11 @@ pub const APPLY_REPLACE_BASE: i32 = 1;
 pub const PROTOCOL_PAGES: i32 = 1;
 /// `protocol`: the database speaks the MVCC logical log, which this library does not.
 pub const PROTOCOL_MVCC: i32 = 2;
+
+/// `encoding` of the direct dialect: pages are raw, and everything behind the header is one zstd frame.
+pub const ENCODING_STREAM: i32 = 2;
+/// `dialects`: the server speaks the direct dialect.
+pub const DIALECT_DIRECT: u32 = 1;
 
 /// The request. All fields at their default, which is zero bytes on the wire, asks for the whole database.
 #[derive(Clone, PartialEq, Message)]
@@ -102,6 +108,15 @@ pub struct PullHeader {
     /// Our extension: number of page messages that follow.
     #[prost(uint64, optional, tag = "100")]
     pub page_count: Option<u64>,
+    /// Our extension: dialects that the server speaks beside the compatible one; [`DIALECT_DIRECT`].
+    #[prost(uint32, tag = "101")]
+    pub dialects: u32,
+    /// Direct dialect: [`super::pull_query::checksum`] of the question, so that no answer is taken for that of another one.
+    #[prost(fixed32, optional, tag = "102")]
+    pub question: Option<u32>,
+    /// Direct dialect: present if everything behind the header is one zstd frame.
+    #[prost(message, optional, tag = "103")]
+    pub stream_zstd: Option<ZstdEncoding>,
 }
 
 /// One page of an answer.
@@ -188,6 +203,8 @@ pub struct PullDecoder {
     seen: RoaringBitmap,
     page: Box<[u8; PAGE_SIZE]>,
     zstd: Option<zstd::bulk::Decompressor<'static>>,
+    /// Decompresses everything behind the header; away while it works.
+    inflater: Option<Inflater>,
     failed: Option<Error>,
 }
 
@@ -217,6 +234,7 @@ impl PullDecoder {
             seen: RoaringBitmap::new(),
             page: Box::new([0; PAGE_SIZE]),
             zstd: None,
+            inflater: None,
             failed: None,
         }
     }
@@ -262,6 +280,11 @@ impl PullDecoder {
 
     fn push_inner(&mut self, mut bytes: &[u8], on: &mut OnEvent<'_>) -> Result<()> {
         loop {
+            if let Some(mut inflater) = self.inflater.take() {
+                inflater.inflate(bytes, &mut |piece| self.push_inner(piece, on))?;
+                self.inflater = Some(inflater);
+                return Ok(());
+            }
             match self.state {
                 State::Length { value, bytes: count } => {
                     let Some((&byte, rest)) = bytes.split_first() else {
@@ -327,6 +350,9 @@ impl PullDecoder {
                 .map_err(|e| Error::internal(format!("zstd decompressor: {e}")))?;
             self.zstd = Some(decompressor);
         }
+        if header.stream_zstd.is_some() {
+            self.inflater = Some(Inflater::new()?);
+        }
         self.header = Some(header.clone());
         on(PullEvent::Header(header))
     }
@@ -379,6 +405,13 @@ impl PullDecoder {
     fn finish_inner(&mut self) -> Result<()> {
         let cut =
             |what: &str| Err(Error::protocol(format!("the answer to a pull was cut short: {what}")).retry());
+        if self
+            .inflater
+            .as_ref()
+            .is_some_and(|inflater| !inflater.has_ended())
+        {
+            return cut("the end of the compressed stream is missing");
+        }
         if !self.partial.is_empty() || !matches!(self.state, State::Length { bytes: 0, .. }) {
             return cut("it ends inside a message");
         }

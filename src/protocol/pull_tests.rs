@@ -190,6 +190,39 @@ fn zstd_pages() {
     refused(&encode_header(&head), "dictionaries");
 }
 
+/// An answer that is one zstd frame behind its header.
+fn packed(ids: &[u32]) -> Vec<u8> {
+    let head = PullHeader {
+        page_count: Some(ids.len() as u64),
+        stream_zstd: Some(ZstdEncoding::default()),
+        ..header(300)
+    };
+    let raw = answer(&head, ids);
+    let (head, rest) = raw.split_at(encode_header(&head).len());
+    [head, &zstd::bulk::compress(rest, 3).unwrap()].concat()
+}
+
+#[test]
+fn streams_that_are_compressed_as_a_whole() {
+    let ids = [0, 299, 7, 128];
+    let whole = decode(&packed(&ids)).unwrap();
+    let pages = whole[1..].iter().zip(ids);
+    assert_eq!(whole.len(), 5);
+    for (seen, id) in pages {
+        assert_eq!(*seen, Seen::Page(id + 1, page(id as u8).to_vec()));
+    }
+    assert_eq!(decode(&packed(&[])).unwrap().len(), 1);
+    let bytes = packed(&ids);
+    for len in 0..bytes.len() {
+        let error = decode(&bytes[..len]).unwrap_err();
+        assert!(
+            error.message.contains("cut short") && error.retryable,
+            "{len}: {error}"
+        );
+    }
+    refused(&[&bytes[..], b"x"].concat(), "behind the end");
+}
+
 #[test]
 fn hostile_headers() {
     let bad = |change: &dyn Fn(&mut PullHeader)| {
@@ -310,6 +343,12 @@ proptest! {
         cuts.sort_unstable();
         let pieces = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]);
         prop_assert_eq!(decode_pieces(pieces).unwrap(), decode(&bytes).unwrap());
+    }
+
+    #[test]
+    fn any_split_of_a_compressed_stream_gives_the_same_events(size in 1usize..400) {
+        let bytes = packed(&[0, 299, 128]);
+        prop_assert_eq!(decode_pieces(bytes.chunks(size)).unwrap(), decode(&bytes).unwrap());
     }
 
     #[test]

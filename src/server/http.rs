@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::access::{Access, Denied, Tokens};
 use super::address::{Target, locate};
 use super::databases::{Database, Databases};
+use super::direct;
 use super::limits::Limits;
 use super::pull::{self, Answer};
 use crate::error::{Code, Error};
@@ -150,7 +151,8 @@ impl IntoResponse for Refusal {
 /// The routes. Those of a database are the same for every database: [`enter`] has taken its name away.
 pub fn router(shared: Arc<Shared>) -> Router {
     let of_a_database = Router::new()
-        .route("/pull-updates", post(pull_updates))
+        .route("/pull-updates", post(pull_updates).get(direct::pull_updates))
+        .route("/push-changes", post(direct::push_changes))
         .route("/v2/pipeline", post(pipeline))
         .route_layer(from_fn_with_state(shared.clone(), admit));
     let routes = of_a_database

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::http::Refusal;
 use super::limits::Limits;
-use super::pull;
 use super::sql::Pool;
 use super::store::Store;
+use super::{direct, pull};
 use crate::error::Result;
 use crate::protocol::pipeline::PipelineRequest;
 use crate::protocol::pull::decode_request;
+use crate::protocol::pull_query;
 
 /// Answers requests in the caller's thread, one at a time, with the code that [`Server`](super::Server) runs; an
 /// empty pull is answered at once. For tests that must decide themselves when what happens.
@@ -40,11 +41,14 @@ impl LocalServer {
         })
     }
 
-    /// Status and body of the answer to a POST request to `path`. An error if the body broke off.
+    /// Status and body of the answer to a POST request to `path`, or to a GET request if the path has a query. An error if
+    /// the body broke off.
     pub fn answer(&self, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
-        let answered = match path {
-            "/pull-updates" => self.pull_updates(body),
-            "/v2/pipeline" => self.pipeline(body),
+        let answered = match (path, path.strip_prefix("/pull-updates?")) {
+            (_, Some(query)) => self.pull_by_url(query),
+            ("/pull-updates", _) => self.pull_updates(body),
+            ("/push-changes", _) => self.push_changes(body),
+            ("/v2/pipeline", _) => self.pipeline(body),
             _ => return Ok((404, b"Not Found".to_vec())),
         };
         answered.unwrap_or_else(|refusal| Ok((refusal.status(), refusal.text().into())))
@@ -52,12 +56,18 @@ impl LocalServer {
 
     fn pull_updates(&self, body: &[u8]) -> std::result::Result<Result<(u16, Vec<u8>)>, Refusal> {
         let request = decode_request(body).map_err(|e| Refusal::bad_request(e.message))?;
-        let mut out = Vec::new();
-        let written = pull::answer(&self.store, &request)?.write(&mut |piece| {
-            out.extend_from_slice(&piece);
-            true
-        });
-        Ok(written.map(|()| (200, out)))
+        Ok(whole(pull::answer(&self.store, &request)?))
+    }
+
+    fn pull_by_url(&self, query: &str) -> std::result::Result<Result<(u16, Vec<u8>)>, Refusal> {
+        let request = direct::question(query)?;
+        let answer = pull::answer(&self.store, &request)?;
+        Ok(whole(answer.with_question(pull_query::checksum(&request))))
+    }
+
+    fn push_changes(&self, body: &[u8]) -> std::result::Result<Result<(u16, Vec<u8>)>, Refusal> {
+        let (answer, _) = direct::push(&self.pool, &self.store, body.to_vec(), Limits::default().body)?;
+        Ok(Ok((200, answer)))
     }
 
     fn pipeline(&self, body: &[u8]) -> std::result::Result<Result<(u16, Vec<u8>)>, Refusal> {
@@ -71,4 +81,13 @@ impl LocalServer {
         self.store.drop_stale();
         self.store.checkpoint()
     }
+}
+
+fn whole(answer: pull::Answer) -> Result<(u16, Vec<u8>)> {
+    let mut out = Vec::new();
+    answer.write(&mut |piece| {
+        out.extend_from_slice(&piece);
+        true
+    })?;
+    Ok((200, out))
 }

@@ -1,13 +1,16 @@
 //! The bundled sync server: any ordinary SQLite file, or a folder of them, served to replicas.
 //!
 //! `store` owns a database and takes revisions of it, `history` remembers which page changed at which revision,
-//! `wal` finds out from the write-ahead log, `pull` and `sql` answer the two kinds of requests. `databases` opens and
-//! closes them, `access` knows who may do what, `address` what a URL means, `http` has the routes, and `net` the
-//! connections. All SQLite work runs on threads that may block. `limits` bounds all of it.
+//! `wal` finds out from the write-ahead log, `pull` and `sql` answer the two kinds of requests, `direct` and `direct_push`
+//! the same in the direct dialect. `databases` opens and closes them, `access` knows who may do what, `address` what a URL
+//! means, `http` has the routes, and `net` the connections. All SQLite work runs on threads that may block. `limits` bounds
+//! all of it.
 
 mod access;
 mod address;
 mod databases;
+mod direct;
+mod direct_push;
 mod history;
 mod http;
 mod limits;

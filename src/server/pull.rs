@@ -1,20 +1,25 @@
 //! Answers `/pull-updates`: decides which pages of which snapshot a client gets, and streams them.
 
+use std::io::Write;
 use std::sync::PoisonError;
 
 use roaring::RoaringBitmap;
+use zstd::zstd_safe::CParameter;
 
 use super::http::Refusal;
 use super::store::{Revision, Store};
 use crate::error::{Error, Result};
+use crate::protocol::inflate::STREAM_WINDOW_LOG;
 use crate::protocol::pull::{
-    ENCODING_RAW, ENCODING_ZSTD, PROTOCOL_PAGES, PullHeader, PullUpdatesRequest, RawEncoding, ZstdEncoding,
-    encode_header, encode_page, raw_page_len,
+    DIALECT_DIRECT, ENCODING_RAW, ENCODING_STREAM, ENCODING_ZSTD, PROTOCOL_PAGES, PullHeader,
+    PullUpdatesRequest, RawEncoding, ZstdEncoding, encode_header, encode_page, raw_page_len,
 };
 use crate::protocol::{PAGE_SIZE, selector};
 
 /// zstd level: fast, because pages are compressed for every client anew.
 const ZSTD_LEVEL: i32 = 1;
+/// zstd level of whole answers, which caches keep.
+const STREAM_LEVEL: i32 = 3;
 /// Bytes handed to the network at a time.
 const CHUNK_LEN: usize = 64 << 10;
 
@@ -24,7 +29,7 @@ pub struct Answer {
     /// Page numbers from 1.
     pages: RoaringBitmap,
     revision: Revision,
-    zstd: bool,
+    encoding: i32,
 }
 
 /// Works out the answer to `request` as of now. Long polls are the caller's business.
@@ -64,7 +69,7 @@ pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Resul
         size,
         pages,
         revision,
-        request.encoding == ENCODING_ZSTD,
+        request.encoding,
     ))
 }
 
@@ -83,7 +88,7 @@ fn check(request: &PullUpdatesRequest) -> std::result::Result<(), Refusal> {
             "selecting pages by a query is not supported",
         ));
     }
-    if !matches!(request.encoding, ENCODING_RAW | ENCODING_ZSTD) {
+    if !matches!(request.encoding, ENCODING_RAW | ENCODING_ZSTD | ENCODING_STREAM) {
         return Err(Refusal::bad_request(format!(
             "unknown page encoding {}",
             request.encoding
@@ -134,24 +139,28 @@ fn pinned(store: &Store, number: i64) -> std::result::Result<Served, Refusal> {
     }
 }
 
-fn compose(name: String, size: u32, pages: RoaringBitmap, revision: Revision, zstd: bool) -> Answer {
+fn compose(name: String, size: u32, pages: RoaringBitmap, revision: Revision, encoding: i32) -> Answer {
+    let level = |level| ZstdEncoding {
+        level,
+        pages_dict: Vec::new(),
+    };
+    let zstd = encoding == ENCODING_ZSTD;
     let header = PullHeader {
         server_revision: name,
         db_size: size.into(),
         raw_encoding: (!zstd).then_some(RawEncoding {}),
-        zstd_encoding: zstd.then(|| ZstdEncoding {
-            level: ZSTD_LEVEL,
-            pages_dict: Vec::new(),
-        }),
+        zstd_encoding: zstd.then(|| level(ZSTD_LEVEL)),
+        stream_zstd: (encoding == ENCODING_STREAM).then(|| level(STREAM_LEVEL)),
         protocol: PROTOCOL_PAGES,
         page_count: Some(pages.len()),
+        dialects: DIALECT_DIRECT,
         ..Default::default()
     };
     Answer {
         header,
         pages,
         revision,
-        zstd,
+        encoding,
     }
 }
 
@@ -164,13 +173,54 @@ impl Answer {
     /// Length of the body in bytes, if it can be known beforehand.
     pub fn content_length(&self) -> Option<u64> {
         let pages = || self.pages.iter().map(|no| raw_page_len(no - 1)).sum::<u64>();
-        (!self.zstd).then(|| encode_header(&self.header).len() as u64 + pages())
+        (self.encoding == ENCODING_RAW).then(|| encode_header(&self.header).len() as u64 + pages())
+    }
+
+    /// Says in the header which question it is the answer to.
+    pub fn with_question(mut self, checksum: u32) -> Self {
+        self.header.question = Some(checksum);
+        self
+    }
+
+    /// The revision that it leads to.
+    pub fn revision(&self) -> &str {
+        &self.header.server_revision
     }
 
     /// Produces the body; `send` takes one piece after another and returns false when nobody reads any more.
     pub fn write(self, send: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<()> {
-        let mut out = encode_header(&self.header);
+        let header = encode_header(&self.header);
+        if self.encoding != ENCODING_STREAM {
+            let mut out = header;
+            if self.each_page(&mut |message| {
+                out.append(message);
+                Ok(out.len() < CHUNK_LEN || send(std::mem::take(&mut out)))
+            })? && !out.is_empty()
+            {
+                send(out);
+            }
+            return Ok(());
+        }
+        let fail = |e: std::io::Error| Error::internal(format!("zstd: {e}"));
+        let mut zstd = zstd::stream::write::Encoder::new(header, STREAM_LEVEL).map_err(fail)?;
+        zstd.set_parameter(CParameter::WindowLog(STREAM_WINDOW_LOG))
+            .map_err(fail)?;
+        let read = self.each_page(&mut |message| {
+            zstd.write_all(message).map_err(fail)?;
+            message.clear();
+            let out = zstd.get_mut();
+            Ok(out.len() < CHUNK_LEN || send(std::mem::take(out)))
+        })?;
+        if read {
+            send(zstd.finish().map_err(fail)?);
+        }
+        Ok(())
+    }
+
+    /// Gives `on` the message of every page; it takes its bytes and says whether to go on. False if it did not.
+    fn each_page(&self, on: &mut dyn FnMut(&mut Vec<u8>) -> Result<bool>) -> Result<bool> {
         let mut page = Box::new([0; PAGE_SIZE]);
+        let mut message = Vec::new();
         for no in &self.pages {
             // Locked page by page, so that requests for the same snapshot take turns.
             self.revision
@@ -178,19 +228,16 @@ impl Answer {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .read(no, &mut page)?;
-            let payload = match self.zstd {
-                true => zstd::bulk::compress(&page[..], ZSTD_LEVEL)
+            let payload = match self.encoding {
+                ENCODING_ZSTD => zstd::bulk::compress(&page[..], ZSTD_LEVEL)
                     .map_err(|e| Error::internal(format!("zstd: {e}")))?,
-                false => page.to_vec(),
+                _ => page.to_vec(),
             };
-            encode_page(no - 1, &page, payload, &mut out)?;
-            if out.len() >= CHUNK_LEN && !send(std::mem::take(&mut out)) {
-                return Ok(());
+            encode_page(no - 1, &page, payload, &mut message)?;
+            if !on(&mut message)? {
+                return Ok(false);
             }
         }
-        if !out.is_empty() {
-            send(out);
-        }
-        Ok(())
+        Ok(true)
     }
 }

@@ -8,6 +8,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, ToSql};
 
+use super::direct_push;
 use super::http::Refusal;
 use super::limits::Limits;
 use super::store::Store;
@@ -16,6 +17,7 @@ use crate::protocol::pipeline::{
     BATCH_STEP_ERROR, Batch, BatchResult, Col, Condition, PipelineRequest, PipelineResponse, Stmt, StmtError,
     StmtResult, StreamRequest, StreamResponse, StreamResult, unsendable,
 };
+use crate::protocol::push::{Push, PushAnswer};
 use crate::protocol::sqlite_code;
 use crate::record::Value;
 
@@ -89,6 +91,11 @@ impl Pool {
         self.with_session(store, |session| session.run(request))
     }
 
+    /// Runs the steps of a push in one transaction; whether they were committed is in the answer.
+    pub fn push(&self, store: &Store, push: &Push) -> std::result::Result<PushAnswer, Refusal> {
+        self.with_session(store, |session| session.push(push))
+    }
+
     fn with_session<T, E: From<Error>>(
         &self,
         store: &Store,
@@ -124,6 +131,8 @@ struct Session {
     conn: Connection,
     /// A statement left something behind that the next request must not see.
     tainted: Arc<AtomicBool>,
+    /// The transaction is the server's: no statement may end it.
+    guarded: Arc<AtomicBool>,
     terms: Terms,
     /// When the running request must have ended.
     deadline: Instant,
@@ -141,13 +150,20 @@ impl Session {
         // Whoever may only read is stopped before; this is for what nobody has thought of.
         conn.pragma_update(None, "query_only", terms.read_only)?;
         let tainted = Arc::new(AtomicBool::new(false));
-        let taint = tainted.clone();
-        conn.authorizer(Some(move |context: AuthContext<'_>| {
-            authorize(&context.action, &taint)
+        let guarded = Arc::new(AtomicBool::new(false));
+        let (taint, guard) = (tainted.clone(), guarded.clone());
+        conn.authorizer(Some(move |context: AuthContext<'_>| match context.action {
+            AuthAction::Transaction { .. } | AuthAction::Savepoint { .. }
+                if guard.load(Ordering::Relaxed) =>
+            {
+                Authorization::Deny
+            }
+            action => authorize(&action, &taint),
         }))?;
         Ok(Session {
             conn,
             tainted,
+            guarded,
             terms,
             deadline: Instant::now(),
             forbidden: false,
@@ -173,6 +189,18 @@ impl Session {
         self.roll_back();
         self.conn.progress_handler(0, None::<fn() -> bool>)?;
         Ok(done)
+    }
+
+    fn push(&mut self, push: &Push) -> std::result::Result<PushAnswer, Refusal> {
+        let answer = self.within_limits(|session| {
+            let guard = |guarded| session.guarded.store(guarded, Ordering::Relaxed);
+            direct_push::run(&session.conn, push, guard, || session.in_time())
+        })?;
+        let answer = answer.map_err(|e| Refusal::bad_request(e.message))?;
+        match answer.committed == 0 && self.terms.cut.load(Ordering::Relaxed) {
+            true => Err(Refusal::busy("the server stops and has ended the request")),
+            false => Ok(answer),
+        }
     }
 
     fn run(&mut self, request: PipelineRequest) -> std::result::Result<(PipelineResponse, bool), Refusal> {
@@ -364,7 +392,8 @@ fn holds(condition: &Condition, done: &BatchResult, autocommit: bool) -> bool {
     }
 }
 
-struct Arg<'a>(&'a Value);
+/// A value on its way into a statement.
+pub(super) struct Arg<'a>(pub &'a Value);
 
 impl ToSql for Arg<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -90,6 +90,13 @@ static void test_options(const char *path) {
     options.wal_pull_batch_size = UINT64_MAX;
     accepted(path, &options);
     options = options_of(sizeof options);
+    for (uint32_t version = TURSO_SYNC_PROTOCOL_VERSION_AUTO; version <= TURSO_SYNC_PROTOCOL_VERSION_DIRECT; version++) {
+        options.protocol_version_hint = version;
+        accepted(path, &options);
+    }
+    options.protocol_version_hint = TURSO_SYNC_PROTOCOL_VERSION_DIRECT + 1;
+    FAILS(TURSO_MISUSE, "unknown protocol_version_hint: 3", new_with(path, &options, &db));
+    options = options_of(sizeof options);
     options.tables_ignore = names;
     accepted(path, &options); /* none of them */
     options.tables_ignore_count = sizeof names / sizeof *names;

@@ -134,7 +134,7 @@ AT(turso_sync_keeper_status_t, pulls, 24);
 AT(turso_sync_keeper_status_t, failures, 32);
 AT(turso_sync_keeper_status_t, retry_in_ms, 40);
 
-SIZE(turso_sync_options_t, 48);
+SIZE(turso_sync_options_t, 56);
 AT(turso_sync_options_t, size, 0);
 AT(turso_sync_options_t, conflict_policy, 8);
 AT(turso_sync_options_t, tables_ignore, 16);
@@ -142,6 +142,7 @@ AT(turso_sync_options_t, tables_ignore_count, 24);
 AT(turso_sync_options_t, wal_pull_batch_size, 32);
 AT(turso_sync_options_t, use_transform, 40);
 AT(turso_sync_options_t, foreign_policy, 44);
+AT(turso_sync_options_t, protocol_version_hint, 48);
 
 SIZE(turso_sync_conflict_t, 120);
 AT(turso_sync_conflict_t, size, 0);
@@ -214,6 +215,10 @@ VALUE(TURSO_ASYNC_RESULT_STATS, 3);
 VALUE(TURSO_SYNC_KEEPER_RUNNING, 1);
 VALUE(TURSO_SYNC_KEEPER_PAUSED, 2);
 VALUE(TURSO_SYNC_KEEPER_RETRYING, 3);
+VALUE(TURSO_SYNC_PROTOCOL_VERSION_AUTO, 0);
+VALUE(TURSO_SYNC_PROTOCOL_VERSION_COMPATIBLE, 1);
+VALUE(TURSO_SYNC_PROTOCOL_VERSION_DIRECT, 2);
+
 VALUE(TURSO_SYNC_CONFLICT_POLICY_STOP, 0);
 VALUE(TURSO_SYNC_CONFLICT_POLICY_OVERWRITE, 1);
 VALUE(TURSO_SYNC_CONFLICT_POLICY_SET_ASIDE, 2);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use turso_sync::capture::Connection;
-use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts};
+use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, ProtocolVersion};
 use turso_sync::error::{Error, Result};
 use turso_sync::io::{HttpRequest, IoItem, Operation, OperationStatus, SyncEngineIoRequest, files};
 use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult};
@@ -81,7 +81,7 @@ impl Scene {
         let server = std::rc::Rc::new(LocalServer::open(&remote).unwrap());
         let path = dir.path().join("replica.db");
         Scene {
-            engine: engine(&path, 0),
+            engine: engine(&path, 0, ProtocolVersion::Compatible),
             dir,
             server,
             path,
@@ -92,13 +92,19 @@ impl Scene {
     /// The same, downloaded in parts of `bytes` bytes.
     pub fn empty_in_parts(bytes: u64) -> Scene {
         let mut scene = Scene::empty();
-        scene.engine = engine(&scene.path, bytes);
+        scene.engine = engine(&scene.path, bytes, ProtocolVersion::Compatible);
         scene
     }
 
     /// The replica exists, both have changes that the other does not know, and some pages are in the log.
     pub fn new() -> Scene {
+        Scene::speaking(ProtocolVersion::Compatible)
+    }
+
+    /// The same in this dialect.
+    pub fn speaking(dialect: ProtocolVersion) -> Scene {
         let mut scene = Scene::empty();
+        scene.engine = engine(&scene.path, 0, dialect);
         scene.honest(scene.engine.create_db()).unwrap();
         let conn = scene.honest(scene.engine.connect_rw()).unwrap();
         conn.execute_batch("INSERT INTO t VALUES (1000, 'mine'); UPDATE t SET b = 'my own' WHERE a = 3")
@@ -116,7 +122,7 @@ impl Scene {
         Scene {
             dir: self.dir.clone(),
             server: self.server.clone(),
-            engine: engine(&self.path, 0),
+            engine: engine(&self.path, 0, ProtocolVersion::Compatible),
             path: self.path.clone(),
             conn: None,
         }
@@ -280,13 +286,14 @@ impl Scene {
     }
 }
 
-fn engine(path: &std::path::Path, pull_bytes_threshold: u64) -> DatabaseSyncEngine {
+fn engine(path: &std::path::Path, pull_bytes_threshold: u64, dialect: ProtocolVersion) -> DatabaseSyncEngine {
     DatabaseSyncEngine::new(DatabaseSyncEngineOpts {
         path: path.to_str().unwrap().to_owned(),
         remote_url: Some("http://localhost".into()),
         client_name: "hostile".into(),
         bootstrap_if_empty: true,
         pull_bytes_threshold,
+        protocol_version_hint: dialect,
         ..Default::default()
     })
     .unwrap()

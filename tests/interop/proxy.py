@@ -20,7 +20,7 @@ class Request:
     @property
     def writes(self):
         """Is it a request of a push that changes the remote?"""
-        return self.path == "/v2/pipeline" and b"BEGIN IMMEDIATE" in self.body
+        return self.path == "/push-changes" or b"BEGIN IMMEDIATE" in self.body
 
 
 def raw(status, body=b"", length=None):

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use turso_sync::capture::Connection;
 use turso_sync::engine::{
-    ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts, DbChangesStatus, Environment,
+    ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts, DbChangesStatus, Environment, ProtocolVersion,
 };
 use turso_sync::error::Result;
 use turso_sync::io::{IoItem, Operation, OperationStatus};
@@ -176,6 +176,11 @@ impl Node {
             push_operations_threshold: *rng.pick(&[0, 1, 7]),
             pull_bytes_threshold: *rng.pick(&[0, 0, 5000, 20_000]),
             conflict_policy: *rng.pick(&policies),
+            protocol_version_hint: *rng.pick(&[
+                ProtocolVersion::Auto,
+                ProtocolVersion::Compatible,
+                ProtocolVersion::Direct,
+            ]),
             tables_ignore: match rng.one_in(3) {
                 true => vec!["cache".into()],
                 false => Vec::new(),

@@ -18,7 +18,7 @@ use super::check::{self, Bases, Checked, Violation};
 use super::disk::{self, Disk, Fate, Survival};
 use super::node::VirtualEnvironment;
 use super::rng::Rng;
-use super::support::{Tables, plain, tables};
+use super::support::{Tables, is_push, plain, tables};
 
 /// Who dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +59,7 @@ pub struct Rig {
     /// What the base must be when the machine has risen.
     promised_revision: Option<String>,
     /// Every push that has reached the network; late copies of them change nothing.
-    pushes: Vec<Vec<u8>>,
+    pushes: Vec<(String, Vec<u8>)>,
     server: Option<LocalServer>,
     machines: [usize; 2],
     bases: Bases,
@@ -280,9 +280,9 @@ impl Rig {
     }
 
     fn answer(&mut self, item: &IoItem, http: &HttpRequest) {
-        let is_push = http.body.windows(6).any(|word| word == b"COMMIT");
+        let is_push = is_push(http);
         if is_push {
-            self.pushes.push(http.body.clone());
+            self.pushes.push((http.path.clone(), http.body.clone()));
         }
         let answered = match &self.server {
             Some(server) => server.answer(&http.path, &http.body),
@@ -292,7 +292,7 @@ impl Rig {
             Ok(answer) if !self.dead(Victim::Server) => answer,
             _ => return item.poison("connection reset"),
         };
-        if http.path == "/pull-updates" {
+        if http.path.starts_with("/pull-updates") {
             let pages = check::pages(&plain(&self.server_path));
             check::remember(&mut self.bases, &body, pages).unwrap();
             if self.cut_pulls > 0 {
@@ -426,11 +426,8 @@ impl Rig {
             self.remote(&["DELETE FROM uniq WHERE txn = 's'"]);
         }
         let before = remote().map_err(|e| format!("remote: {e}"))?;
-        for push in &self.pushes {
-            let answered = self
-                .server
-                .as_ref()
-                .map(|server| server.answer("/v2/pipeline", push));
+        for (path, push) in &self.pushes {
+            let answered = self.server.as_ref().map(|server| server.answer(path, push));
             answered.transpose().map_err(|e| format!("a late copy: {e}"))?;
         }
         let after = remote().map_err(|e| format!("remote after late copies: {e}"))?;

@@ -75,7 +75,11 @@ impl World {
             "comes, its sender gives up",
             "comes, and is never answered",
         ];
-        self.say(format!("request of host {host} to {path} {}", word[what]));
+        self.say(format!(
+            "request of host {host} to {} {}",
+            endpoint(&path),
+            word[what]
+        ));
         match (what, item) {
             (0, Some(item)) => {
                 item.poison("no connection");
@@ -130,9 +134,10 @@ impl World {
                 return Ok(());
             }
         };
-        let is_push = body.windows(6).any(|w| w == b"COMMIT");
+        let is_push = path == "/push-changes" || body.windows(6).any(|w| w == b"COMMIT");
         self.say(format!(
-            "server to host {host}, {path}: {}",
+            "server to host {host}, {}: {}",
+            endpoint(&path),
             in_short(&answer, is_push)
         ));
         let (status, body) = match answer {
@@ -152,7 +157,7 @@ impl World {
             }
             self.nodes[n].troubles += 1;
         }
-        if path == "/pull-updates" && status == 200 {
+        if path.starts_with("/pull-updates") && status == 200 {
             let pages = check::pages(&plain(&self.server_path));
             let revision = check::remember(&mut self.bases, &body, pages)?;
             self.revisions.given_out(&revision);
@@ -229,12 +234,23 @@ impl World {
     }
 }
 
+/// Without the query, which has the name of a revision in it: another one in each run.
+fn endpoint(path: &str) -> &str {
+    path.split('?').next().unwrap_or_default()
+}
+
 /// An answer in the story.
 fn in_short(answer: &turso_sync::error::Result<(u16, Vec<u8>)>, is_push: bool) -> String {
     match answer {
         Ok((status, body)) if is_push => {
             let text = String::from_utf8_lossy(body);
-            let error = text.split("\"message\":").nth(1).unwrap_or_default();
+            let error = text
+                .split("\"message\":")
+                .nth(1)
+                .unwrap_or(match text.starts_with('{') {
+                    true => "",
+                    false => &text,
+                });
             format!("{status} to a push {error:.100}")
         }
         Ok((status, body)) => format!("{status}, {} bytes", body.len()),

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value as Sql;
 use turso_sync::capture::Connection;
-use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts};
+use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, ProtocolVersion};
 use turso_sync::error::Result;
 use turso_sync::io::{HttpRequest, IoItem, Operation, OperationStatus, SyncEngineIoRequest, files};
+use turso_sync::protocol::push;
 use turso_sync::server::{Config, Server};
 
 /// The bundled server on a database of its own.
@@ -80,11 +81,15 @@ pub fn forward(http: &HttpRequest) -> std::result::Result<(u16, Vec<u8>), String
         .http_status_as_error(false)
         .build()
         .into();
-    let mut request = agent.post(&url);
+    let mut request = ureq::http::Request::builder().method(http.method).uri(&url);
     for (name, value) in &http.headers {
         request = request.header(name, value);
     }
-    let mut response = request.send(&http.body[..]).map_err(|e| e.to_string())?;
+    let sent = match http.method {
+        "GET" => agent.run(request.body(()).unwrap()),
+        _ => agent.run(request.body(&http.body[..]).unwrap()),
+    };
+    let mut response = sent.map_err(|e| e.to_string())?;
     let body = response
         .body_mut()
         .with_config()
@@ -133,12 +138,99 @@ pub struct Replica {
     pub path: PathBuf,
 }
 
+/// The dialect that the replicas of a test binary speak: `direct_suites` runs tests of others in the direct one.
+pub const DIALECT: ProtocolVersion = match env!("CARGO_CRATE_NAME").as_bytes() {
+    b"direct_suites" => ProtocolVersion::Direct,
+    _ => ProtocolVersion::Compatible,
+};
+
+/// What a request writes, as text: the SQL with its arguments. Empty if it only asks.
+pub fn written(http: &HttpRequest) -> String {
+    if http.path == "/push-changes" {
+        let push = push::open(http.body.clone(), usize::MAX).unwrap();
+        let step = |step: Result<push::Step<'_>>| {
+            let step = step.unwrap();
+            format!("{} {}", step.sql, in_json(&step.args))
+        };
+        return push.steps().map(step).collect::<Vec<_>>().join("; ");
+    }
+    let text = String::from_utf8_lossy(&http.body);
+    match text.contains("COMMIT") {
+        true => text.into_owned(),
+        false => String::new(),
+    }
+}
+
+/// Whether a request writes; the others only ask.
+pub fn is_push(http: &HttpRequest) -> bool {
+    http.path == "/push-changes" || http.body.windows(6).any(|word| word == b"COMMIT")
+}
+
+/// A push whose statements name `to` in place of `from`.
+pub fn renamed(http: &HttpRequest, from: &str, to: &str) -> HttpRequest {
+    let mut changed = http.clone();
+    if http.path == "/push-changes" {
+        let push = push::open(http.body.clone(), usize::MAX).unwrap();
+        let mut builder = push::PushBuilder::default();
+        for step in push.steps() {
+            let step = step.unwrap();
+            builder.begin_transaction(step.txn_id);
+            builder.step(&step.sql.replace(from, to), &step.args);
+        }
+        changed.body = builder.finish().unwrap();
+    } else {
+        let in_json = from.replace('"', "\\\"");
+        changed.body = String::from_utf8_lossy(&http.body)
+            .replace(&in_json, to)
+            .into_bytes();
+    }
+    assert!(changed.body != http.body);
+    changed
+}
+
+/// A remote's answer to a push: the step `from_end` from the end (1 is the ROLLBACK) fails.
+pub fn refuse(http: &HttpRequest, from_end: usize, message: &str, code: &str) -> (u16, Vec<u8>) {
+    if http.path == "/push-changes" {
+        let push = push::open(http.body.clone(), usize::MAX).unwrap();
+        let conflict = push::PushConflict {
+            step: push.count + 3 - from_end as u64,
+            sqlite_code: turso_sync::protocol::sqlite_code::code_of(code).unwrap_or(0),
+            message: message.into(),
+            ..Default::default()
+        };
+        let answer = push::PushAnswer {
+            committed: 0,
+            conflicts: vec![conflict],
+        };
+        return (200, prost::Message::encode_to_vec(&answer));
+    }
+    let text = String::from_utf8_lossy(&http.body);
+    let steps = text.matches("\"stmt\":").count();
+    let mut results = vec!["null".to_owned(); steps];
+    let mut errors = results.clone();
+    for result in &mut results[..steps - from_end] {
+        *result = r#"{"cols":[],"rows":[],"affected_row_count":0,"last_insert_rowid":null}"#.into();
+    }
+    errors[steps - from_end] = format!(r#"{{"message":"{message}","code":"{code}"}}"#);
+    let (results, errors) = (results.join(","), errors.join(","));
+    let batch = format!(r#"{{"step_results":[{results}],"step_errors":[{errors}]}}"#);
+    let answer = format!(
+        r#"{{"baton":null,"base_url":null,"results":[{{"type":"ok","response":{{"type":"batch","result":{batch}}}}}]}}"#
+    );
+    (200, answer.into_bytes())
+}
+
+fn in_json(args: &[turso_sync::record::Value]) -> String {
+    serde_json::to_string(args).unwrap()
+}
+
 pub fn options(path: &Path, url: &str) -> DatabaseSyncEngineOpts {
     DatabaseSyncEngineOpts {
         path: path.to_str().unwrap().to_owned(),
         remote_url: Some(url.to_owned()),
         client_name: "test".to_owned(),
         bootstrap_if_empty: true,
+        protocol_version_hint: DIALECT,
         ..Default::default()
     }
 }
