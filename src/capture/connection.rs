@@ -11,6 +11,7 @@ use rusqlite::ffi;
 use crate::capture::Statement;
 use crate::capture::hooks::{self, HookState};
 use crate::capture::ignored::{self, IgnoredTables};
+use crate::capture::lineage::Writer;
 use crate::capture::log::LOCAL_TABLES;
 use crate::capture::session::Session;
 use crate::capture::sqlite::Db;
@@ -34,6 +35,8 @@ pub struct OpenOptions {
     pub ignored: IgnoredTables,
     /// Refuse all writes.
     pub read_only: bool,
+    /// Whose changes they are, if copies of the file are to be told apart from it.
+    pub writer: Option<Arc<Writer>>,
     /// Who wants to know about commits (of capturing connections only) and closing.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -168,7 +171,7 @@ fn set_up(db: Db, options: &OpenOptions, state: &Rc<HookState>) -> Result<Sessio
         // SAFETY: the session and the caller keep `state` until the connection is closed.
         unsafe { hooks::install(db, Rc::as_ptr(state)) }?;
     }
-    Session::new(db, Rc::clone(state), options.capture)
+    Session::new(db, Rc::clone(state), options.capture, options.writer.clone())
 }
 
 fn check_is_replica(db: Db) -> Result<()> {
@@ -341,6 +344,7 @@ mod tests {
             capture: false,
             read_only: false,
             observer: None,
+            writer: None,
             ignored: Default::default(),
         };
         let connection = Connection::open(":memory:", options).unwrap();

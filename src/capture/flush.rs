@@ -1,10 +1,12 @@
 //! Writes captured changes into the change log, inside the transaction that made them.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::capture::authorizer::Written;
 use crate::capture::buffer::{Buffer, RowChange, RowOp};
 use crate::capture::clause::Clause;
+use crate::capture::lineage::Writer;
 use crate::capture::log::ChangeType;
 use crate::capture::programs::{Place, Run};
 use crate::capture::reals;
@@ -50,9 +52,58 @@ pub(super) struct LogWriter {
     last_id: RawStatement,
     cookie: RawStatement,
     transaction: Option<Transaction>,
+    writer: Option<SegmentWriter>,
     pub tables: TableCache,
     builder: RecordBuilder,
     records: [Vec<u8>; 3],
+}
+
+/// Sees to it that what is written is in a segment of its writer.
+struct SegmentWriter {
+    writer: Arc<Writer>,
+    /// The segment is known to be there.
+    is_there: bool,
+    find: RawStatement,
+    /// Segments from an id on, which hold nothing.
+    remove: RawStatement,
+    insert: RawStatement,
+}
+
+impl SegmentWriter {
+    fn new(db: Db, writer: Arc<Writer>) -> Result<Self> {
+        Ok(SegmentWriter {
+            writer,
+            is_there: false,
+            find: db.prepare(
+                "SELECT count(*) FROM main.turso_sync_local WHERE name = 'lineage ' || ?1 AND value <= ?2",
+            )?,
+            remove: db.prepare(
+                "DELETE FROM main.turso_sync_local WHERE name > 'lineage ' AND name < 'lineage!' AND value >= ?1",
+            )?,
+            insert: db
+                .prepare("INSERT OR REPLACE INTO main.turso_sync_local VALUES ('lineage ' || ?1, ?2)")?,
+        })
+    }
+
+    /// Begins a segment with the next change, unless this writer has one. (If others have begun some since, that is no
+    /// matter: all share the file.)
+    fn ensure(&mut self, transaction: &Transaction) -> Result<()> {
+        if self.is_there {
+            return Ok(());
+        }
+        let token = self.writer.token(transaction.id - 1);
+        self.find.bind_integer(1, token)?;
+        self.find.bind_integer(2, transaction.next_change)?;
+        if read_integer(&mut self.find)? == 0 {
+            self.remove.bind_integer(1, transaction.next_change)?;
+            self.remove.run()?;
+            self.insert.bind_integer(1, token)?;
+            self.insert.bind_integer(2, transaction.next_change)?;
+            self.insert.run()?;
+        }
+        self.is_there = true;
+        Ok(())
+    }
 }
 
 impl<'a> Depth<'a> {
@@ -76,8 +127,8 @@ impl<'a> Depth<'a> {
 }
 
 impl LogWriter {
-    /// Prepares the statements; the connection must be that of a replica.
-    pub fn new(db: Db) -> Result<LogWriter> {
+    /// Prepares the statements; the connection must be that of a replica, and of `writer`.
+    pub fn new(db: Db, writer: Option<Arc<Writer>>) -> Result<LogWriter> {
         Ok(LogWriter {
             db,
             insert: db
@@ -88,15 +139,27 @@ impl LogWriter {
             )?,
             cookie: db.prepare("PRAGMA main.schema_version")?,
             transaction: None,
+            writer: writer.map(|writer| SegmentWriter::new(db, writer)).transpose()?,
             tables: TableCache::default(),
             builder: RecordBuilder::default(),
             records: Default::default(),
         })
     }
 
-    /// To be called when a transaction has ended.
-    pub fn end_transaction(&mut self) {
-        self.transaction = None;
+    /// To be called when a transaction has ended, by a commit or not.
+    pub fn end_transaction(&mut self, committed: bool) {
+        if let (Some(transaction), true) = (self.transaction.take(), committed)
+            && let Some(segment) = &self.writer
+        {
+            segment.writer.committed(transaction.next_change - 1);
+        }
+    }
+
+    /// To be called before each statement: the one before may have taken back what was written.
+    pub fn doubt_segment(&mut self) {
+        if let Some(segment) = &mut self.writer {
+            segment.is_there = false;
+        }
     }
 
     /// Ids of the running transaction; the write lock must be held, so that nobody else hands out ids.
@@ -145,6 +208,9 @@ impl LogWriter {
     /// Writes one row under the next id.
     pub fn write(&mut self, row: &LogRow<'_>) -> Result<()> {
         let transaction = self.transaction()?;
+        if let Some(segment) = &mut self.writer {
+            segment.ensure(&transaction)?;
+        }
         if let Some(transaction) = &mut self.transaction {
             transaction.next_change += 1;
         }

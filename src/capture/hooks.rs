@@ -44,6 +44,8 @@ pub(super) struct HookState {
     pub rolled_back: Cell<bool>,
     /// A commit left this many frames in the write-ahead log.
     pub wal_frames: Cell<Option<u32>>,
+    /// A transaction was committed.
+    pub committed: Cell<bool>,
     /// The user's write statement that runs.
     pub running: Cell<*mut ffi::sqlite3_stmt>,
     /// What the SQL functions report.
@@ -262,6 +264,7 @@ unsafe extern "C" fn on_wal(
     let (state, schema) = unsafe { (state(context), text(schema)) };
     if schema == Some("main") {
         state.wal_frames.set(u32::try_from(frames).ok());
+        state.committed.set(true);
     }
     ffi::SQLITE_OK
 }

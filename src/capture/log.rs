@@ -47,6 +47,12 @@ pub fn create_local_tables(conn: &Connection) -> Result<()> {
     Ok(conn.execute_batch(CREATE)?)
 }
 
+/// True if there is a table of this name.
+pub(super) fn has_table(conn: &Connection, name: &str) -> Result<bool> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    Ok(conn.query_row(sql, [name], |row| row.get::<_, i64>(0))? > 0)
+}
+
 /// True if the local tables exist, that is, if the file is a replica.
 pub fn has_local_tables(conn: &Connection) -> Result<bool> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN (?1, ?2)";

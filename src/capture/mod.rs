@@ -14,6 +14,7 @@
 //! | `authorizer`, `attach` | what is refused |
 //! | `ignored` | tables that stay local |
 //! | `log`, `state` | the local tables: change log, and what the replica knows about itself |
+//! | `lineage` | who gave out which change ids |
 //! | `sqlite` | the C interface |
 
 mod attach;
@@ -25,6 +26,7 @@ mod ddl;
 mod flush;
 mod hooks;
 mod ignored;
+pub mod lineage;
 pub mod log;
 pub(crate) mod module;
 mod outcome;

@@ -6,6 +6,7 @@
 mod failure;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rusqlite::ffi;
 
@@ -14,6 +15,7 @@ use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_n
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
+use crate::capture::lineage::Writer;
 use crate::capture::programs::{Run, Work};
 use crate::capture::sqlite::{Db, RawStatement};
 use crate::capture::statement::Step;
@@ -99,12 +101,11 @@ fn closed_statement() -> Error {
 }
 
 impl Session {
-    /// Takes over an open connection. With capture the hooks must be installed with `hooks`.
-    pub fn new(db: Db, hooks: Rc<HookState>, capture: bool) -> Result<Session> {
-        let capture = if capture {
-            Some(hooks.as_internal(|| Capture::new(db))?)
-        } else {
-            None
+    /// Takes over an open connection. With capture the hooks must be installed with `hooks`; what is captured is `writer`'s.
+    pub fn new(db: Db, hooks: Rc<HookState>, capture: bool, writer: Option<Arc<Writer>>) -> Result<Session> {
+        let capture = match capture {
+            true => Some(hooks.as_internal(|| Capture::new(db, writer))?),
+            false => None,
         };
         Ok(Session {
             slots: Vec::new(),
@@ -384,6 +385,9 @@ impl Session {
     }
 
     fn before_step(&mut self, id: usize, kind: Kind) -> Result<()> {
+        if let Some(capture) = &mut self.capture {
+            capture.log.doubt_segment();
+        }
         match kind {
             Kind::Write if !self.slot(id)?.active => self.start_write(id),
             Kind::Commit | Kind::Release => {
@@ -494,7 +498,7 @@ impl Session {
         }
         if let Some(capture) = self.capture.as_mut().filter(|_| self.db.autocommit()) {
             capture.implicit = false;
-            capture.log.end_transaction();
+            capture.log.end_transaction(self.hooks.committed.take());
             self.hooks.wrote_ignored.set(false);
         }
     }
@@ -700,10 +704,10 @@ impl Session {
 }
 
 impl Capture {
-    fn new(db: Db) -> Result<Capture> {
+    fn new(db: Db, writer: Option<Arc<Writer>>) -> Result<Capture> {
         let mut capture = Capture {
             db,
-            log: LogWriter::new(db)?,
+            log: LogWriter::new(db, writer)?,
             begin: db.prepare("BEGIN")?,
             commit: db.prepare("COMMIT")?,
             rollback: db.prepare("ROLLBACK")?,

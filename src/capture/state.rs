@@ -135,6 +135,22 @@ fn value<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -> Result<T
     })
 }
 
+const FORMER_CLIENT_ID: &str = "former_client_id";
+
+/// The client id that the replica had before it was found to be a copy or an old state; empty if there was none.
+pub fn former_client_id(conn: &Connection) -> Result<String> {
+    let sql = format!("SELECT value FROM {STATE_TABLE} WHERE name = ?1");
+    let former = conn.query_row(&sql, [FORMER_CLIENT_ID], |row| row.get(0));
+    Ok(former.optional()?.unwrap_or_default())
+}
+
+/// Writes it; the caller's transaction decides when it counts.
+pub fn write_former_client_id(conn: &Connection, client_id: &str) -> Result<()> {
+    let sql = format!("INSERT OR REPLACE INTO {STATE_TABLE} VALUES (?1, ?2)");
+    conn.execute(&sql, (FORMER_CLIENT_ID, client_id))?;
+    Ok(())
+}
+
 /// Opens a connection for the library's own small reads and writes. It captures nothing and never checkpoints.
 pub fn open_internal(path: &Path, busy_timeout: Duration) -> Result<Connection> {
     open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE, busy_timeout)
@@ -323,8 +339,7 @@ pub fn read_state_and_settled(path: &Path, busy_timeout: Duration) -> Result<(Re
 
 /// What the remote acknowledged to `client_id`, as far as this database knows: (pull_gen, change_id).
 pub fn read_watermark(conn: &Connection, client_id: &str) -> Result<Option<(i64, i64)>> {
-    let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-    if conn.query_row(exists, [WATERMARK_TABLE], |row| row.get::<_, i64>(0))? == 0 {
+    if !log::has_table(conn, WATERMARK_TABLE)? {
         return Ok(None);
     }
     let sql = format!("SELECT pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id = ?1");

@@ -78,19 +78,16 @@ impl Task {
         }
     }
 
-    fn new_client_id(&self) -> String {
-        format!("{}-{}", self.opts.client_name, self.environment.unique_id())
-    }
-
     /// The replica exists: its own state decides, the metadata follow.
     fn reopen(&self, stored: Option<DatabaseMetadata>, state: &ReplicaState) -> Result<DatabaseMetadata> {
         let mut metadata = stored.unwrap_or_else(|| DatabaseMetadata::new(state.client_id.clone()));
         if metadata.client_unique_id != state.client_id {
-            return Err(Error::identity(format!(
-                "the metadata {} belong to replica {}, but the main file is replica {}; restore the file that \
-                 belongs to them, or remove the metadata, which are rebuilt from the main file",
-                self.files.info, metadata.client_unique_id, state.client_id
-            )));
+            let former = state::former_client_id(&state::open_internal(self.path(), BUSY_TIMEOUT)?)?;
+            if metadata.client_unique_id != former {
+                // Those of another replica, whose remote may be another one, too.
+                metadata = DatabaseMetadata::new(state.client_id.clone());
+            }
+            metadata.set_client_id(state.client_id.clone());
         }
         metadata.set_bootstrap(None);
         metadata.set_revision(&state.revision);

@@ -140,6 +140,14 @@ impl DatabaseMetadata {
         }
     }
 
+    /// Sets the name of the replica. What was pushed under another one does not count.
+    pub fn set_client_id(&mut self, client_id: String) {
+        if self.client_unique_id != client_id {
+            self.client_unique_id = client_id;
+            self.last_pushed_change_id_hint = 0;
+        }
+    }
+
     /// Sets the base's revision.
     pub fn set_revision(&mut self, revision: &str) {
         self.synced_revision = (!revision.is_empty()).then(|| Revision::V1 {

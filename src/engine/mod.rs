@@ -14,6 +14,7 @@ mod bootstrap;
 mod conflicts;
 mod dialect;
 mod foreign;
+mod identity;
 mod image;
 mod lock;
 mod maintenance;
@@ -45,6 +46,7 @@ pub use crate::replay::{
     Conflict, ConflictKind, ConflictOperation, ConflictPolicy, ConflictState, Resolution,
 };
 
+use crate::capture::lineage::Writer;
 use crate::capture::state::{self, ReplicaState};
 use crate::capture::{Connection, IgnoredTables};
 use crate::error::{Error, Result};
@@ -90,7 +92,9 @@ struct Inner {
     opts: DatabaseSyncEngineOpts,
     ignored: IgnoredTables,
     files: Files,
-    environment: Box<dyn Environment>,
+    environment: Arc<dyn Environment>,
+    /// What this engine's connections write is its.
+    writer: Arc<Writer>,
     queue: SyncEngineIoQueue,
     lock: SyncLock,
     store: PageStore,
@@ -160,7 +164,9 @@ impl DatabaseSyncEngine {
             download: PathBuf::from(format!("{}-download", opts.path)),
             main,
         };
+        let environment: Arc<dyn Environment> = environment.into();
         let inner = Inner {
+            writer: Arc::new(identity::writer(environment.clone())),
             lock: SyncLock::new(files.beside("-lock")),
             store: PageStore::new(&files.main, &files.beside("-wal-revert")),
             opts,
@@ -443,6 +449,7 @@ impl Inner {
             capture: true,
             ignored: self.ignored.clone(),
             read_only: false,
+            writer: Some(self.writer.clone()),
             observer: Some(Arc::new(maintenance::ConnectionWatch(self.clone()))),
         };
         self.connections.fetch_add(1, Ordering::SeqCst);

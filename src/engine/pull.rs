@@ -292,53 +292,13 @@ impl Task {
         }
         self.rebuild(base, &state, &downloaded.changes, &downloaded.revision, &plan)?;
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
+        let client_id = self.read_state()?.client_id;
         self.checkpoint_if_large(guard);
         self.update_metadata(|m| {
+            m.set_client_id(client_id);
             m.set_revision(&revision);
             m.last_pull_unix_time = Some(now);
         })
         .await
-    }
-}
-
-/// The change id up to which the remote has our changes. `before` is what the previous base said, `last` the
-/// largest id that this file has given out. Refuses a remote or a file that cannot be the one it should be.
-pub(super) fn check_watermark(before: Option<(i64, i64)>, now: Option<(i64, i64)>, last: i64) -> Result<i64> {
-    let (pull_gen, acknowledged) = now.unwrap_or((0, 0));
-    if pull_gen != 0 || acknowledged > last || acknowledged < 0 {
-        return Err(Error::identity(format!(
-            "the remote has acknowledged change {acknowledged} (generation {pull_gen}) of this replica, which has made \
-             only {last}: this file is a copy or an old backup of the replica; use the original, or create a new one"
-        )));
-    }
-    if before.is_some_and(|(_, before)| acknowledged < before) {
-        return Err(Error::identity(
-            "the remote no longer knows changes of this replica that it had acknowledged: it is another database, or it \
-             was restored from a backup; nothing was changed",
-        ));
-    }
-    Ok(acknowledged)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn watermarks_that_cannot_be_ours_are_refused() {
-        assert_eq!(check_watermark(None, None, 5), Ok(0));
-        assert_eq!(check_watermark(Some((0, 2)), Some((0, 4)), 5), Ok(4));
-        for (before, now) in [
-            (None, Some((1, 2))),
-            (None, Some((0, 6))),
-            (None, Some((0, -1))),
-            (Some((0, 3)), None),
-            (Some((0, 3)), Some((0, 2))),
-        ] {
-            assert_eq!(
-                check_watermark(before, now, 5).unwrap_err().category,
-                Category::Identity
-            );
-        }
     }
 }

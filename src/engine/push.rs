@@ -7,15 +7,19 @@
 //!
 //! A request without an answer may still arrive, and one that was refused may arrive again. Before something else
 //! becomes of their changes, they are shut out: the guards compare a *fence* as well, a number that is raised then.
+//!
+//! A request also tells who gave out the ids that it acknowledges, and the guard compares who did before: a copy of this
+//! file, or an old state of it, must not take other changes for its own (see [`super::identity`]).
 
 use std::collections::HashSet;
 
 use super::dialect::{self, PushBody, PushResult, PushWriter};
+use super::identity::check_watermark;
 use super::lock::SyncGuard;
-use super::pull::check_watermark;
 use super::remote::{PIPELINE_PATH, Shared, check_status};
 use super::transform::Transformer;
 use super::{BUSY_TIMEOUT, Task, base_state};
+use crate::capture::lineage::{Lineage, Segment, lineage_id};
 use crate::capture::log::{WATERMARK_TABLE, read_entries};
 use crate::capture::state::{self, HeaderValues, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
@@ -60,6 +64,16 @@ enum Verdict<'a> {
     CommitRefused,
 }
 
+/// What the remote has of this replica.
+struct Known {
+    /// The watermark.
+    acknowledged: i64,
+    /// The fence.
+    fence: i64,
+    /// Token of the newest segment; 0 if there is none.
+    newest: i64,
+}
+
 /// One request: whole transactions, and what to make of an error in one of its steps.
 struct Batch {
     body: PushBody,
@@ -68,6 +82,8 @@ struct Batch {
     /// Without their arguments.
     statements: Vec<ReplayStatement>,
     last_change_id: i64,
+    /// Token of the newest segment that it tells of, or that the remote knew before.
+    newest: i64,
     /// Captured changes that it carries.
     changes: u64,
     /// What the remote's header holds afterwards.
@@ -84,6 +100,8 @@ struct BatchReader {
     acknowledged: i64,
     /// The remote's fence for this replica.
     fence: i64,
+    /// Token of the newest segment that the remote knows; 0 if it knows none.
+    newest: i64,
     /// Transactions that overwrite what is in their way.
     overwriting: HashSet<i64>,
     /// What the remote's header holds.
@@ -147,14 +165,18 @@ impl Task {
 
     async fn push_once(&self, state: &ReplicaState, one_at_a_time: bool, direct: bool) -> Result<Outcome> {
         self.control.enter(Stage::Waiting);
-        let (acknowledged, fence) = self.ask_watermark(state).await?;
+        let Some(known) = self.ask_watermark(state).await? else {
+            return Ok(Outcome::RemoteMoved);
+        };
+        let acknowledged = known.acknowledged;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
             generator,
             client_id: state.client_id.clone(),
             position: 0,
             acknowledged,
-            fence,
+            fence: known.fence,
+            newest: known.newest,
             overwriting: HashSet::new(),
             header: state.header,
             operations: match self.opts.push_operations_threshold {
@@ -182,7 +204,8 @@ impl Task {
             let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
             let header = HeaderValues::read(&conn)?;
             reader.overwriting = conflicts::overwriting(&conn)?;
-            let batch = reader.next_batch(Transactions::new(&conn, reader.position), header)?;
+            let lineage = Lineage::read(&conn)?;
+            let batch = reader.next_batch(Transactions::new(&conn, reader.position), header, lineage)?;
             drop(conn);
             let Some(mut batch) = batch else { break };
             self.control.check()?;
@@ -217,6 +240,7 @@ impl Task {
                 return self.not_kept(state, acknowledged, not_done, fence).await;
             }
             reader.acknowledged = batch.last_change_id;
+            reader.newest = batch.newest;
             self.control.changes_done(batch.changes);
             if batch.header != reader.header {
                 state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
@@ -267,13 +291,18 @@ impl Task {
         Ok(outcome)
     }
 
-    /// The change id up to which the remote has the changes of this replica, and the fence.
-    async fn ask_watermark(&self, state: &ReplicaState) -> Result<(i64, i64)> {
+    /// What the remote has of this replica; `None` if that is not what it is here, so that a pull has to find out more.
+    async fn ask_watermark(&self, state: &ReplicaState) -> Result<Option<Known>> {
         let mut batch = BatchBuilder::plain();
-        let sql =
-            format!("SELECT client_id, pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id IN (?, ?)");
-        let fence_id = fence_id(&state.client_id);
-        batch.query(&sql, &[text(&state.client_id), text(&fence_id)])?;
+        let sql = format!(
+            "SELECT client_id, pull_gen, change_id FROM {WATERMARK_TABLE} WHERE client_id IN (?, ?, ?)"
+        );
+        let ids = [
+            state.client_id.clone(),
+            fence_id(&state.client_id),
+            lineage_id(&state.client_id),
+        ];
+        batch.query(&sql, &ids.each_ref().map(|id| text(id)))?;
         let (body, steps) = batch.finish();
         let target = (PIPELINE_PATH, "application/json");
         let answer = self.send(target, body, MAX_WATERMARK_ANSWER).await?;
@@ -290,7 +319,7 @@ impl Task {
                 ));
             }
         };
-        let (mut now, mut fence) = (None, None);
+        let mut values = [None; 3];
         for row in rows {
             let [
                 Value::Text(id),
@@ -300,21 +329,26 @@ impl Task {
             else {
                 return Err(Error::protocol("push: the remote's watermark is malformed"));
             };
-            let place = if id == fence_id.as_bytes() {
-                &mut fence
-            } else {
-                &mut now
-            };
-            if place.replace((*pull_gen, *change_id)).is_some() {
+            let place = ids.iter().zip(&mut values).find(|(i, _)| i.as_bytes() == id);
+            let Some((_, place @ None)) = place else {
                 return Err(Error::protocol(
                     "push: the remote has several watermarks for this replica",
                 ));
-            }
+            };
+            *place = Some((*pull_gen, *change_id));
         }
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
         let before = state::read_watermark(&conn, &state.client_id)?;
-        let acknowledged = check_watermark(before, now, state::last_change_id(&conn)?)?;
-        Ok((acknowledged, fence.map_or(0, |(_, fence)| fence)))
+        let [now, fence, newest] = values;
+        let acknowledged = check_watermark(before, now)?;
+        let [fence, newest] = [fence, newest].map(|value| value.map_or(0, |(_, value)| value));
+        let ours = acknowledged <= state::last_change_id(&conn)?
+            && Lineage::read(&conn)?.includes(newest, acknowledged);
+        Ok(ours.then_some(Known {
+            acknowledged,
+            fence,
+            newest,
+        }))
     }
 
     /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
@@ -402,6 +436,10 @@ fn watermark(client_id: &str, change_id: i64) -> [Value; 3] {
     [text(client_id), Value::Integer(0), Value::Integer(change_id)]
 }
 
+fn segment_row(lineage_id: &str, segment: &Segment) -> [Value; 3] {
+    watermark(&format!("{lineage_id}/{}", segment.token), segment.first)
+}
+
 /// Under which the fence lies among the watermarks.
 fn fence_id(client_id: &str) -> String {
     format!("{client_id}/fence")
@@ -414,7 +452,12 @@ fn text(s: &str) -> Value {
 impl BatchReader {
     /// The next request, or `None` if nothing is left in `log`. The last one sets the header to `header`: a schema
     /// version must not arrive before the schema.
-    fn next_batch(&mut self, mut log: Transactions<'_>, header: HeaderValues) -> Result<Option<Batch>> {
+    fn next_batch(
+        &mut self,
+        mut log: Transactions<'_>,
+        header: HeaderValues,
+        lineage: Lineage,
+    ) -> Result<Option<Batch>> {
         let mut builder = self.start(self.direct)?;
         let first = builder.steps();
         let mut statements = Vec::new();
@@ -461,15 +504,42 @@ impl BatchReader {
         for statement in batch_header.changes_from(&self.header) {
             builder.step(&statement, &[])?;
         }
+        let newest = self.tell_lineage(lineage.until(last_change_id), &mut builder)?;
         builder.step(UPSERT_WATERMARK, &watermark(&self.client_id, last_change_id))?;
         Ok(Some(Batch {
             body: builder.commit()?,
             first,
             statements,
             last_change_id,
+            newest,
             changes,
             header: batch_header,
         }))
+    }
+
+    /// The steps that tell the remote the segments of `lineage` that it does not know. Returns the token of the newest.
+    fn tell_lineage(&self, lineage: Lineage, builder: &mut PushWriter) -> Result<i64> {
+        let lineage = lineage.bounded();
+        let segments = lineage.segments();
+        let known = segments.iter().position(|segment| segment.token == self.newest);
+        let unknown = known.map_or(segments, |known| segments.get(known + 1..).unwrap_or_default());
+        let Some(newest) = unknown.last() else {
+            return Ok(self.newest);
+        };
+        let id = lineage_id(&self.client_id);
+        if let Some((forgotten, kept)) = lineage.forgotten() {
+            let sql = format!(
+                "DELETE FROM {WATERMARK_TABLE} WHERE client_id > ? AND client_id < ? AND change_id < ?"
+            );
+            let (begin, end) = (format!("{id}/"), format!("{id}0"));
+            builder.step(&sql, &[text(&begin), text(&end), Value::Integer(kept)])?;
+            builder.step(UPSERT_WATERMARK, &segment_row(&id, &forgotten))?;
+        }
+        for segment in unknown {
+            builder.step(UPSERT_WATERMARK, &segment_row(&id, segment))?;
+        }
+        builder.step(UPSERT_WATERMARK, &watermark(&id, newest.token))?;
+        Ok(newest.token)
     }
 
     /// A request that carries nothing but a higher fence.
@@ -494,12 +564,14 @@ impl BatchReader {
         // abs() of the smallest integer is an error on every server.
         let value = format!("ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ?");
         builder.step(
-            &format!("SELECT CASE WHEN {value} OR {value} THEN abs(-9223372036854775808) END"),
+            &format!("SELECT CASE WHEN {value} OR {value} OR {value} THEN abs(-9223372036854775808) END"),
             &[
                 text(&self.client_id),
                 Value::Integer(self.acknowledged),
                 text(&fence_id(&self.client_id)),
                 Value::Integer(self.fence),
+                text(&lineage_id(&self.client_id)),
+                Value::Integer(self.newest),
             ],
         )?;
         Ok(builder)

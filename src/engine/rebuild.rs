@@ -1,9 +1,10 @@
 //! Makes the local state anew: what is only local, and the pending changes, over a base.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use super::pull::check_watermark;
-use super::{BUSY_TIMEOUT, Task};
+use super::identity::{Place, place, standing};
+use super::{BUSY_TIMEOUT, Inner, Task};
+use crate::capture::lineage::{Claim, Lineage, Segment};
 use crate::capture::state::{self, ReplicaState};
 use crate::capture::{IgnoredTables, log};
 use crate::error::{Category, Error, Result};
@@ -38,6 +39,10 @@ impl Task {
         plan: &Plan,
     ) -> Result<()> {
         self.control.enter(Stage::Applying);
+        let identity = Identity {
+            replica: self,
+            displaced_at: Cell::new(None),
+        };
         let apply = |replay: Replay<'_>| {
             let make = |context: &ApplyContext<'_>| {
                 self.control.check()?;
@@ -47,7 +52,7 @@ impl Task {
                     .scratch
                     .progress_handler(INTERRUPT_STEPS, Some(cancelled))?;
                 let local = LocalTables::new(context.current, context.scratch, &self.ignored);
-                new_state(context, state, revision, replay, &local)
+                new_state(context, state, revision, replay, &local, &identity)
             };
             self.store.apply(base, changes, BUSY_TIMEOUT, make).map(drop)
         };
@@ -72,6 +77,10 @@ impl Task {
                 first.unwrap_or_else(|| Error::internal("a conflict without a cause"))
             })
         });
+        if let (Some(acknowledged), true) = (identity.displaced_at.get(), is_conflict(&result)) {
+            // So that what is in conflict may be taken out, although it was sent.
+            state::note_sent(self.path(), state, acknowledged, BUSY_TIMEOUT)?;
+        }
         let blocked = blocked.into_inner();
         if !blocked.is_empty() && plan.restore.is_none() {
             self.note_blocked(&blocked, plan.unix_time)?;
@@ -101,8 +110,9 @@ pub(super) fn expected_state(
 ) -> Result<()> {
     let (current, scratch) = (context.current, context.scratch);
     let last = state::last_change_id(current)?;
-    let now = state::read_watermark(scratch, &state.client_id)?;
-    let acknowledged = check_watermark(None, now, last)?;
+    let before = state::read_watermark(current, &state.client_id)?;
+    let claim = Claim::read(scratch, &state.client_id)?;
+    let acknowledged = standing(before, &claim, &Lineage::read(current)?, last)?.acknowledged;
     log::create_local_tables(scratch)?;
     let progress = Progress {
         acknowledged,
@@ -124,36 +134,86 @@ fn new_state(
     revision: &str,
     replay: Replay<'_>,
     local: &LocalTables<'_>,
+    identity: &Identity<'_>,
 ) -> Result<()> {
     let (current, scratch) = (context.current, context.scratch);
     let last = state::last_change_id(current)?;
-    let before = state::read_watermark(current, &state.client_id)?;
-    let now = state::read_watermark(scratch, &state.client_id)?;
-    let acknowledged = check_watermark(before, now, last)?;
+    let ours = Lineage::read(current)?;
+    let place = identity.place(context, state, &ours, last)?;
+    let displaced = place.client_id != state.client_id;
     let header = state::rebase_header(current, scratch, state)?;
     log::create_local_tables(scratch)?;
-    conflicts::carry_over(current, scratch, acknowledged)?;
-    // Read again: a push may have sent more since.
-    let sent = ReplicaState::read(current)?.sent;
+    conflicts::carry_over(current, scratch, place.has)?;
+    let sent = match displaced {
+        // Under the client id that it had, nothing behind them can ever reach the remote.
+        true => place.has,
+        // Read again: a push may have sent more since.
+        false => ReplicaState::read(current)?.sent,
+    };
     let progress = Progress {
-        acknowledged,
+        acknowledged: place.has,
         sent,
         last,
     };
-    local.prepare(acknowledged)?;
+    local.prepare(place.has)?;
     let report = replay(context, progress)?;
     local.carry_over()?;
-    let state = ReplicaState {
-        client_id: state.client_id.clone(),
+    let mut lineage = ours;
+    if report.last_change_id > last {
+        lineage.begin(Segment {
+            first: last + 1,
+            token: identity.replica.writer.new_token(),
+        });
+    }
+    let mut former = state::former_client_id(current)?;
+    if displaced {
+        former = state.client_id.clone();
+        lineage = lineage.since(place.begins);
+        tracing::info!(
+            from = state.client_id,
+            to = place.client_id,
+            "the file was copied or restored; it goes on under another client id"
+        );
+    }
+    let new = ReplicaState {
+        client_id: place.client_id,
         epoch: context.new_epoch,
         revision: revision.to_owned(),
         base_pages: context.base_pages,
         change_floor: last.max(report.last_change_id),
         sent,
-        acknowledged,
+        acknowledged: place.acknowledged,
         header,
     };
     // Before this was made, somebody looked who wrote the log.
     state::set_settled(scratch, (context.log.salts, context.log.frames))?;
-    state.write(scratch)
+    state::write_former_client_id(scratch, &former)?;
+    lineage.bounded().write(scratch)?;
+    new.write(scratch)
+}
+
+/// Whether the file still is the one that the remote knows.
+struct Identity<'a> {
+    replica: &'a Inner,
+    /// If it is not: what the remote has of it.
+    displaced_at: Cell<Option<i64>>,
+}
+
+impl Identity<'_> {
+    fn place(
+        &self,
+        context: &ApplyContext<'_>,
+        state: &ReplicaState,
+        ours: &Lineage,
+        last: i64,
+    ) -> Result<Place> {
+        let before = state::read_watermark(context.current, &state.client_id)?;
+        let claim = |client_id: &str| Claim::read(context.scratch, client_id);
+        let new_id = || self.replica.new_client_id();
+        let place = place(&state.client_id, before, (ours, last), claim, new_id)?;
+        if place.client_id != state.client_id {
+            self.displaced_at.set(Some(place.has));
+        }
+        Ok(place)
+    }
 }

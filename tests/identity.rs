@@ -1,0 +1,402 @@
+//! Copies, restored backups, other remotes, other files: what is not the replica that it seems to be.
+#![cfg(feature = "server")]
+
+#[path = "identity/files.rs"]
+mod files;
+#[path = "identity/random.rs"]
+mod random;
+mod support;
+
+use std::sync::Arc;
+
+use files::Backup;
+use support::*;
+use turso_sync::capture::lineage::Writer;
+use turso_sync::capture::{Connection, OpenOptions};
+use turso_sync::error::Result;
+
+const SHOP: &str = "
+CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, price REAL);
+CREATE TABLE note (text);
+INSERT INTO item VALUES (1, 'pen', 1.5), (2, 'ink', 7.25), (3, 'paper', 3.0);
+INSERT INTO note VALUES ('first'), ('second');
+";
+
+fn note(replica: &Replica, text: &str) {
+    replica.sql(&format!("INSERT INTO note VALUES ('{text}')"));
+}
+
+fn client_id(replica: &Replica) -> String {
+    replica.text("SELECT value FROM turso_sync_local WHERE name = 'client_id'")
+}
+
+/// The notes of the remote, without the two that it began with.
+fn notes(remote: &Remote) -> Vec<String> {
+    let mut notes: Vec<String> = plain(&remote.path)
+        .prepare("SELECT text FROM note WHERE text NOT IN ('first', 'second')")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(|text| text.unwrap())
+        .collect();
+    notes.sort();
+    notes
+}
+
+/// Syncs all, so that each has seen what the others have pushed, and compares.
+fn converge(remote: &Remote, replicas: &[&Replica]) {
+    for _ in 0..2 {
+        for replica in replicas {
+            replica.sync().unwrap();
+        }
+    }
+    for replica in replicas {
+        assert_eq!(replica.tables(), remote.tables());
+        assert_eq!(replica.pending(), 0);
+    }
+}
+
+/// A replica that has pushed a note `a` and has another one, `b`, pending; and the folder of the files.
+fn scene() -> (Remote, tempfile::TempDir, Replica) {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let a = Replica::open(&dir.path().join("a.db"), &remote.url);
+    note(&a, "a");
+    a.sync().unwrap();
+    note(&a, "b");
+    (remote, dir, a)
+}
+
+#[test]
+fn a_copy_and_its_original_both_go_on() {
+    for copy_first in [false, true] {
+        let (remote, dir, original) = scene();
+        let path = original.path.clone();
+        drop(original);
+        Backup::of(&path).put(&dir.path().join("copy.db"));
+        let original = Replica::open(&path, &remote.url);
+        let copy = Replica::open(&dir.path().join("copy.db"), &remote.url);
+        let name = client_id(&original);
+        assert_eq!(client_id(&copy), name);
+        note(&original, "of the original");
+        note(&copy, "of the copy");
+        let (first, second) = match copy_first {
+            true => (&copy, &original),
+            false => (&original, &copy),
+        };
+        first.push().unwrap();
+        second.push().unwrap();
+        assert_eq!(notes(&remote), ["a", "b", "of the copy", "of the original"]);
+        converge(&remote, &[&original, &copy]);
+        assert_eq!(client_id(first), name);
+        assert_ne!(client_id(second), name);
+        // The metadata follow.
+        let info = std::fs::read_to_string(format!("{}-info", second.path.display())).unwrap();
+        assert!(info.contains(&client_id(second)), "{info}");
+    }
+}
+
+#[test]
+fn a_copy_that_was_made_while_the_original_was_at_work_goes_on() {
+    let (remote, dir, original) = scene();
+    let path = dir.path().join("copy.db");
+    // In the midst of what one connection writes.
+    Backup::of(&original.path).put(&path);
+    note(&original, "of the original");
+    original.push().unwrap();
+    let copy = Replica::open(&path, &remote.url);
+    note(&copy, "of the copy");
+    copy.push().unwrap();
+    assert_eq!(notes(&remote), ["a", "b", "of the copy", "of the original"]);
+    converge(&remote, &[&original, &copy]);
+}
+
+#[test]
+fn a_copy_that_pulls_first_keeps_what_only_it_has() {
+    let (remote, dir, original) = scene();
+    let path = dir.path().join("copy.db");
+    Backup::of(&original.path).put(&path);
+    let copy = Replica::open(&path, &remote.url);
+    note(&copy, "of the copy");
+    note(&original, "of the original");
+    original.push().unwrap();
+    copy.pull().unwrap();
+    assert_eq!(copy.pending(), 1);
+    assert_eq!(copy.text("SELECT count(*) FROM note"), "6");
+    converge(&remote, &[&original, &copy]);
+    assert_eq!(notes(&remote).len(), 4);
+}
+
+#[test]
+fn a_copy_that_changes_nothing_needs_no_new_name() {
+    let (remote, dir, original) = scene();
+    let path = dir.path().join("copy.db");
+    Backup::of(&original.path).put(&path);
+    let copy = Replica::open(&path, &remote.url);
+    copy.push().unwrap();
+    original.push().unwrap();
+    assert_eq!(notes(&remote), ["a", "b"]);
+    converge(&remote, &[&original, &copy]);
+    assert_eq!(client_id(&copy), client_id(&original));
+}
+
+#[test]
+fn copies_of_copies_go_on() {
+    let (remote, dir, original) = scene();
+    let mut replicas = vec![original];
+    for round in 0..4 {
+        let from = &replicas[round / 2];
+        let path = dir.path().join(format!("copy{round}.db"));
+        Backup::of(&from.path).put(&path);
+        replicas.push(Replica::open(&path, &remote.url));
+        for (i, replica) in replicas.iter().enumerate() {
+            note(replica, &format!("{round}/{i}"));
+        }
+        replicas[round].push().unwrap();
+    }
+    converge(&remote, &replicas.iter().collect::<Vec<_>>());
+    assert_eq!(notes(&remote).len(), 2 + 2 + 3 + 4 + 5);
+    let names: std::collections::BTreeSet<_> = replicas.iter().map(client_id).collect();
+    assert_eq!(names.len(), replicas.len());
+}
+
+#[test]
+fn a_restored_backup_goes_on() {
+    for in_place in [false, true] {
+        for metadata_too in [false, true] {
+            let (remote, _dir, a) = scene();
+            let path = a.path.clone();
+            drop(a);
+            let backup = Backup::of(&path);
+            let a = Replica::open(&path, &remote.url);
+            note(&a, "lost here, but pushed");
+            a.push().unwrap();
+            note(&a, "lost");
+            drop(a);
+            backup.restore(&path, in_place, metadata_too);
+            let a = Replica::open(&path, &remote.url);
+            let name = client_id(&a);
+            note(&a, "new");
+            a.push().unwrap();
+            assert_eq!(notes(&remote), ["a", "b", "lost here, but pushed", "new"]);
+            assert_ne!(client_id(&a), name);
+            converge(&remote, &[&a]);
+        }
+    }
+}
+
+#[test]
+fn a_restored_backup_with_as_many_changes_as_the_remote_knows_goes_on() {
+    let (remote, _dir, a) = scene();
+    let path = a.path.clone();
+    drop(a);
+    let backup = Backup::of(&path);
+    let a = Replica::open(&path, &remote.url);
+    note(&a, "pushed");
+    a.push().unwrap();
+    drop(a);
+    backup.restore(&path, true, true);
+    let a = Replica::open(&path, &remote.url);
+    for i in 0..5 {
+        note(&a, &format!("new {i}"));
+    }
+    // The number of the last change is far above the watermark.
+    a.pull().unwrap();
+    assert_eq!(a.pending(), 5);
+    converge(&remote, &[&a]);
+    assert_eq!(notes(&remote).len(), 8);
+}
+
+#[test]
+fn a_restored_backup_that_has_nothing_new_goes_on() {
+    let (remote, _dir, a) = scene();
+    let path = a.path.clone();
+    let backup = Backup::of(&path);
+    note(&a, "pushed");
+    a.push().unwrap();
+    drop(a);
+    backup.restore(&path, true, true);
+    let a = Replica::open(&path, &remote.url);
+    a.push().unwrap();
+    a.pull().unwrap();
+    note(&a, "new");
+    converge(&remote, &[&a]);
+    assert_eq!(notes(&remote), ["a", "b", "new", "pushed"]);
+}
+
+#[test]
+fn a_state_that_is_restored_below_an_open_engine_is_noticed() {
+    let (remote, _dir, a) = scene();
+    let path = a.path.clone();
+    let backup = Backup::of(&path);
+    note(&a, "pushed");
+    a.push().unwrap();
+    // The engine stays; its connection does not.
+    a.conn.close().unwrap();
+    backup.restore(&path, true, false);
+    let a = Replica {
+        conn: run(&a.engine, a.engine.connect_rw()).unwrap(),
+        ..a
+    };
+    note(&a, "new");
+    a.push().unwrap();
+    converge(&remote, &[&a]);
+    assert_eq!(notes(&remote), ["a", "b", "new", "pushed"]);
+}
+
+#[test]
+fn what_a_power_failure_has_taken_back_is_not_mistaken() {
+    // The same as a restored backup: the last commits are gone, and their numbers are given out again.
+    let (remote, dir, a) = scene();
+    let copy = Backup::of(&a.path);
+    note(&a, "before the failure");
+    a.push().unwrap();
+    drop(a);
+    let path = dir.path().join("machine2.db");
+    copy.put(&path);
+    let a = Replica::open(&path, &remote.url);
+    a.sql("BEGIN; INSERT INTO note VALUES ('taken back'); ROLLBACK");
+    a.sql("BEGIN; SAVEPOINT s; INSERT INTO note VALUES ('taken back'); ROLLBACK TO s; INSERT INTO note VALUES ('after'); COMMIT");
+    a.push().unwrap();
+    converge(&remote, &[&a]);
+    assert_eq!(notes(&remote), ["a", "after", "b", "before the failure"]);
+}
+
+#[test]
+fn a_conflict_of_a_copy_can_be_resolved() {
+    let (remote, dir, original) = scene();
+    let path = dir.path().join("copy.db");
+    Backup::of(&original.path).put(&path);
+    let copy = Replica::open(&path, &remote.url);
+    copy.sql("INSERT INTO item VALUES (10, 'cup', 1)");
+    // Sent, but never arrived.
+    let lost = drive(
+        &copy.engine,
+        copy.engine.push_changes_to_remote(),
+        &mut |http, perform| match String::from_utf8_lossy(&http.body).contains("cup") {
+            true => Err("lost".into()),
+            false => Ok(perform()),
+        },
+    );
+    assert!(lost.is_err());
+    note(&copy, "of the copy");
+    original.sql("INSERT INTO item VALUES (20, 'cup', 2)");
+    original.push().unwrap();
+    let conflicts = || -> Result<Vec<_>> { copy.engine.conflicts() };
+    assert!(copy.push().is_err());
+    assert_eq!(conflicts().unwrap().len(), 1);
+    let txn = conflicts().unwrap()[0].txn_id;
+    let resolve = copy
+        .engine
+        .resolve_conflict(txn, turso_sync::engine::Resolution::SetAside);
+    run(&copy.engine, resolve).unwrap();
+    copy.sql("UPDATE item SET name = 'mug' WHERE id = 20");
+    copy.push().unwrap();
+    converge(&remote, &[&original, &copy]);
+    assert_eq!(notes(&remote), ["a", "b", "of the copy"]);
+    assert_ne!(client_id(&copy), client_id(&original));
+}
+
+#[test]
+fn a_crash_while_the_name_changes_leads_to_one_name() {
+    // The new name is in the main file; the metadata never followed.
+    let (remote, dir, original) = scene();
+    let path = dir.path().join("copy.db");
+    Backup::of(&original.path).put(&path);
+    note(&original, "of the original");
+    original.push().unwrap();
+    let mut opts = options(&path, &remote.url);
+    let copy = Replica::open_with(opts.clone()).unwrap();
+    note(&copy, "of the copy");
+    let old = std::fs::read(dir.path().join("copy.db-info")).unwrap();
+    copy.pull().unwrap();
+    let name = client_id(&copy);
+    drop(copy);
+    std::fs::write(dir.path().join("copy.db-info"), old).unwrap();
+    opts.remote_url = None;
+    let copy = Replica::open_with(opts).unwrap();
+    assert_eq!(client_id(&copy), name);
+    // The URL is the one that the old metadata have.
+    copy.push().unwrap();
+    let info = std::fs::read_to_string(dir.path().join("copy.db-info")).unwrap();
+    assert!(info.contains(&name), "{info}");
+    converge(&remote, &[&original, &copy]);
+}
+
+#[test]
+fn metadata_of_another_replica_do_not_count() {
+    let (remote, dir, a) = scene();
+    let other = Remote::start(SHOP);
+    let b = Replica::open(&dir.path().join("b.db"), &other.url);
+    drop(b);
+    let (path, name) = (a.path.clone(), client_id(&a));
+    drop(a);
+    std::fs::copy(dir.path().join("b.db-info"), dir.path().join("a.db-info")).unwrap();
+    let mut opts = options(&path, &remote.url);
+    opts.remote_url = None;
+    let a = Replica::open_with(opts).unwrap();
+    assert_eq!(client_id(&a), name);
+    assert_eq!(a.engine.remote_url().unwrap(), None);
+    drop(a);
+    let a = Replica::open(&path, &remote.url);
+    converge(&remote, &[&a]);
+    assert_eq!(notes(&remote), ["a", "b"]);
+    assert_eq!(notes(&other), [""; 0]);
+}
+
+#[test]
+fn what_the_remote_remembers_stays_bounded() {
+    let (remote, _dir, a) = scene();
+    let lineage = "SELECT count(*) FROM turso_sync_last_change_id WHERE client_id LIKE '%/lineage/%'";
+    for i in 0..300 {
+        // As many programs that open the file.
+        let options = OpenOptions {
+            capture: true,
+            writer: Some(Arc::new(Writer::new(move || 1000 + i))),
+            ..Default::default()
+        };
+        let conn = Connection::open(a.path.to_str().unwrap(), options).unwrap();
+        conn.execute_batch(&format!("INSERT INTO note VALUES ('session {i}')"))
+            .unwrap();
+        if i % 70 == 69 {
+            a.push().unwrap();
+        }
+    }
+    let name = client_id(&a);
+    a.push().unwrap();
+    let count: i64 = plain(&remote.path)
+        .query_row(lineage, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(count, 257);
+    converge(&remote, &[&a]);
+    assert_eq!(client_id(&a), name);
+    let local = "SELECT count(*) FROM turso_sync_local WHERE name LIKE 'lineage %'";
+    assert_eq!(a.text(local), "257");
+    assert_eq!(notes(&remote).len(), 302);
+}
+
+#[test]
+fn who_takes_the_name_of_another_copy_goes_on_under_it() {
+    let (remote, dir, original) = scene();
+    Backup::of(&original.path).put(&dir.path().join("b.db"));
+    let b = Replica::open(&dir.path().join("b.db"), &remote.url);
+    note(&b, "shared");
+    Backup::of(&b.path).put(&dir.path().join("c.db"));
+    let c = Replica::open(&dir.path().join("c.db"), &remote.url);
+    note(&c, "of the second copy");
+    note(&original, "of the original");
+    original.push().unwrap();
+    b.push().unwrap();
+    c.push().unwrap();
+    assert_eq!(client_id(&b), client_id(&c));
+    converge(&remote, &[&original, &b, &c]);
+    assert_eq!(
+        notes(&remote),
+        ["a", "b", "of the original", "of the second copy", "shared"]
+    );
+}
+
+#[test]
+fn copies_and_backups_at_random_lose_nothing_and_double_nothing() {
+    random::runs();
+}
