@@ -229,6 +229,7 @@ mod tests {
                     status,
                     body: body.into(),
                     retry_after_ms: Some(7000),
+                    decisions: Vec::new(),
                 },
             )
         };
