@@ -131,7 +131,9 @@ impl DatabaseStatementReplay {
 
 /// What must be known of a text of SQL.
 struct Text<'a> {
+    /// The word that it begins with; empty if it begins with something else.
     first: &'a str,
+    begun: bool,
     /// Number of `?`.
     marks: usize,
     /// There are numbered or named parameters.
@@ -144,6 +146,7 @@ impl<'a> Text<'a> {
     fn scan(sql: &'a str) -> Self {
         let mut text = Text {
             first: "",
+            begun: false,
             marks: 0,
             other_parameters: false,
             whole: true,
@@ -181,6 +184,7 @@ impl<'a> Text<'a> {
             Some(end + 1 + quote.len_utf8())
         };
         let in_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        let begins = !std::mem::replace(&mut self.begun, true);
         match c {
             // A doubled quote ends one piece and begins the next.
             '\'' | '"' | '`' => behind(c),
@@ -196,7 +200,7 @@ impl<'a> Text<'a> {
             }
             _ if in_name(c) => {
                 let len = rest.find(|c| !in_name(c)).unwrap_or(rest.len());
-                if self.first.is_empty() {
+                if begins {
                     self.first = &rest[..len];
                 }
                 Some(len)
