@@ -50,7 +50,10 @@ impl World {
         for round in 0..25 {
             let mut busy = false;
             for at in 0..self.nodes.len() {
-                busy |= self.settle(at, rng)?;
+                // Who is astray is refused again and again, and may write to the remote each time.
+                if round == 0 || !self.astray(at)? {
+                    busy |= self.settle(at, rng)?;
+                }
             }
             // What the last one pushes in one round it gets back in the next.
             quiet = if busy { 0 } else { quiet + 1 };
