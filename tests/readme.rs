@@ -65,6 +65,7 @@ fn documents_name_tests_that_exist() {
         ("README.md", 6),
         ("docs/conflicts.md", 80),
         ("docs/guarantees.md", 25),
+        ("docs/server.md", 15),
         ("docs/options.md", 15),
     ] {
         let tests = named_tests(document);

@@ -109,6 +109,11 @@ impl Tokens {
         }
     }
 
+    /// Whether anybody may call.
+    pub fn none(&self) -> bool {
+        self.current().is_empty()
+    }
+
     fn current(&self) -> Arc<Vec<Token>> {
         self.current
             .read()

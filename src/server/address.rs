@@ -18,7 +18,12 @@ pub fn locate(uri: &Uri, host: Option<&str>, named: bool) -> (Target, Uri) {
     let path = uri.path().trim_start_matches('/');
     let (name, path) = match path.split_once('/').filter(|_| named) {
         Some((name, rest)) if valid_name(name) => (name, rest.trim_start_matches('/')),
-        _ if named => (host.map_or("", first_label), path),
+        _ if named => (
+            host.map(first_label)
+                .filter(|l| valid_name(l))
+                .unwrap_or_default(),
+            path,
+        ),
         _ => ("", path),
     };
     let rest = match uri.query() {

@@ -11,9 +11,11 @@ use tokio::task::spawn_blocking;
 
 use super::http::Refusal;
 use super::limits::Limits;
+use super::metrics::DatabaseFigures;
 use super::sql::Pool;
 use super::store::Store;
 use crate::error::{Category, Code, Error, Result};
+use crate::protocol::PAGE_SIZE;
 
 /// Longest name of a database.
 const MAX_NAME_LEN: usize = 64;
@@ -76,6 +78,18 @@ impl Database {
         self.commits.send_modify(|n| *n += 1);
     }
 
+    /// What can be said about it without waiting for anybody.
+    pub fn figures(&self) -> DatabaseFigures {
+        let (revision, pages, history_pages) = self.store.figures();
+        DatabaseFigures {
+            name: self.name.clone(),
+            revision,
+            bytes: u64::from(pages) * PAGE_SIZE as u64,
+            history_pages,
+            log_bytes: self.store.log_stamp().map_or(0, |(len, _)| len),
+        }
+    }
+
     fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -130,6 +144,17 @@ pub struct Databases {
     cut: Arc<AtomicBool>,
     /// One permit for each database of a folder that may be open.
     places: Arc<Semaphore>,
+    /// Databases that are being looked after or closed: they may become free in a moment.
+    tended: Arc<watch::Sender<usize>>,
+}
+
+/// One database is tended, until this is dropped.
+struct Tended(Arc<watch::Sender<usize>>);
+
+impl Drop for Tended {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
 }
 
 impl Databases {
@@ -163,6 +188,7 @@ impl Databases {
             limits: limits.clone(),
             cut,
             places: Arc::new(Semaphore::new(limits.databases)),
+            tended: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -229,7 +255,9 @@ impl Databases {
 
     /// Room for one more open database; closes the one that was unused for the longest time, if necessary.
     async fn place(&self) -> std::result::Result<OwnedSemaphorePermit, Refusal> {
+        let mut tended = self.tended.subscribe();
         loop {
+            tended.mark_unchanged();
             if let Ok(place) = self.places.clone().try_acquire_owned() {
                 return Ok(place);
             }
@@ -238,17 +266,36 @@ impl Databases {
                 let slot = slot.try_lock_owned().ok()?;
                 unused(&slot).map(|used| (used, name, slot))
             });
-            let Some((_, name, slot)) = oldest.min_by_key(|(used, _, _)| *used) else {
-                return Err(Refusal::busy("too many databases are in use; try again later"));
-            };
-            self.close(&name, slot).await;
+            match oldest.min_by_key(|(used, _, _)| *used) {
+                Some((_, name, slot)) => self.close(&name, slot).await,
+                None => {
+                    let all_in_use = || Refusal::busy("too many databases are in use; try again later");
+                    if *tended.borrow() == 0 {
+                        return Err(all_in_use());
+                    }
+                    let changed = tokio::time::timeout(self.limits.queue_time, tended.changed());
+                    changed
+                        .await
+                        .map_err(|_| all_in_use())?
+                        .map_err(Refusal::internal)?;
+                }
+            }
         }
     }
 
     async fn close(&self, name: &str, mut slot: OwnedMutexGuard<Option<Arc<Database>>>) {
-        let closing = spawn_blocking(move || drop(slot.take()));
+        let tended = self.tend();
+        let closing = spawn_blocking(move || {
+            drop(slot.take());
+            drop((slot, tended));
+        });
         let _ = closing.await;
         self.forget_unused(name);
+    }
+
+    fn tend(&self) -> Tended {
+        self.tended.send_modify(|n| *n += 1);
+        Tended(self.tended.clone())
     }
 
     /// Forgets the slot of a database that is not open, unless somebody is about to open it.
@@ -290,6 +337,19 @@ impl Databases {
         }
     }
 
+    /// Whether the files can be read; blocks.
+    pub fn check(&self) -> Result<()> {
+        match &self.source {
+            Source::One(one) => {
+                let one = lock(one).clone();
+                one.map_or_else(|| Err(Error::busy("the server stops")), |one| one.store.check())
+            }
+            Source::Folder { path, .. } => std::fs::read_dir(path)
+                .map(drop)
+                .map_err(|e| Error::io("read the folder of databases", &e)),
+        }
+    }
+
     /// To be called now and then: looks after every open database, and closes those that nobody uses. `on_error` is
     /// told what went wrong, and with which one.
     pub async fn keep_house(&self, on_error: impl Fn(&str, &Error) + Clone + Send + 'static) {
@@ -305,10 +365,13 @@ impl Databases {
         }
         for database in self.open_ones() {
             let on_error = on_error.clone();
+            let tended = self.tend();
             // Not one after the other: one that waits for a lock must not keep the others waiting.
             tokio::spawn(async move {
                 let name = database.name.clone();
-                if let Some(e) = database.keep_house().await {
+                let failed = database.keep_house().await;
+                drop(tended);
+                if let Some(e) = failed {
                     on_error(&name, &e);
                 }
             });

@@ -40,6 +40,9 @@ const SCHEMA: &str = "
 /// Sizes of this many revisions back are remembered for pinned requests.
 const SIZES_KEPT: i64 = 100_000;
 
+/// Runs of numbers remembered: clients with older ones have to fetch the database again.
+const RUNS_KEPT: i64 = 100_000;
+
 /// The page history of one database. One process at a time: the side file stays locked.
 pub struct History {
     db: Connection,
@@ -190,6 +193,11 @@ impl History {
             )?;
         } else if new.revision != old.revision {
             tx.execute("INSERT INTO run VALUES (?, ?)", [new.revision; 2])?;
+            // One for each time that the database was opened and then written.
+            tx.execute(
+                "DELETE FROM run WHERE first < (SELECT first FROM run ORDER BY first DESC LIMIT 1 OFFSET ?)",
+                [RUNS_KEPT],
+            )?;
         }
         save(&tx, &new)?;
         tx.commit()?;
@@ -228,6 +236,13 @@ impl History {
         }
         pages.insert(1);
         Ok(pages)
+    }
+
+    /// Newest revision, its size in pages, and pages of which it is known when they changed.
+    pub fn figures(&self) -> Result<(i64, u32, u64)> {
+        let sql = "SELECT count(*) FROM page";
+        let known: i64 = self.db.prepare_cached(sql)?.query_row([], |r| r.get(0))?;
+        Ok((self.state.revision, self.state.pages, known.unsigned_abs()))
     }
 
     /// Database size in pages at revision `number`, if it is still known.

@@ -1,7 +1,7 @@
 //! The routes, and the passage between async requests and blocking SQLite work.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,17 +11,21 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::access::{Access, Denied, Tokens};
 use super::address::{Target, locate};
 use super::databases::{Database, Databases};
 use super::direct;
 use super::limits::Limits;
+use super::log::Log;
+use super::metrics::Metrics;
+use super::observe::{Fault, Trace};
+use super::outgoing::{self, Budget, Share};
+use super::patience::Patience;
 use super::pull::{self, Answer};
 use crate::error::{Code, Error};
 use crate::protocol::pipeline::PipelineRequest;
@@ -30,6 +34,8 @@ use crate::protocol::selector::MAX_SELECTOR_LEN;
 
 /// Longest pull request accepted, in bytes: a selector and some strings.
 const MAX_PULL_BODY: usize = MAX_SELECTOR_LEN + (64 << 10);
+/// Up to this many bytes a body does not count as long.
+const SHORT_BODY: usize = 64 << 10;
 /// How much of a body that is too long is read before the connection is closed, in bytes.
 const MAX_SURPLUS: usize = 64 << 20;
 
@@ -44,6 +50,16 @@ pub struct Shared {
     pub cut: Arc<AtomicBool>,
     /// Requests that do SQLite work at the same time.
     pub workers: Arc<Semaphore>,
+    /// Bytes of long bodies in memory.
+    pub bodies: Arc<Budget>,
+    /// Bytes of answers in files.
+    pub spool: Arc<Budget>,
+    pub log: Log,
+    pub metrics: Metrics,
+    /// Random; the first part of the ids of requests.
+    pub run: u32,
+    /// The second part.
+    pub request_no: AtomicU64,
 }
 
 /// A request that has been let in, and the database that it is about.
@@ -52,6 +68,10 @@ pub struct Call {
     pub database: Arc<Database>,
     /// At least [`Access::Read`].
     pub access: Access,
+    /// What is remembered of it.
+    pub trace: Arc<Trace>,
+    /// The part of its body that counts as long.
+    share: Mutex<Share>,
 }
 
 /// An answer other than 200.
@@ -94,6 +114,14 @@ impl Refusal {
         }
     }
 
+    /// 408.
+    fn too_slow() -> Self {
+        Refusal {
+            status: StatusCode::REQUEST_TIMEOUT,
+            text: "the request comes too slowly".to_owned(),
+        }
+    }
+
     /// 503: it may work later.
     pub fn busy(text: impl Into<String>) -> Self {
         Refusal {
@@ -133,7 +161,9 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        let fault = (self.status == StatusCode::INTERNAL_SERVER_ERROR).then(|| Fault(self.text.clone()));
         let mut response = (self.status, self.text).into_response();
+        fault.map(|fault| response.extensions_mut().insert(fault));
         let headers = response.headers_mut();
         match self.status {
             StatusCode::UNAUTHORIZED => {
@@ -158,9 +188,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let routes = of_a_database
         .route("/", get(|| async { "turso-sync-server\n" }))
         .route("/health", get(|| async { "ok\n" }))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(metrics))
         .fallback(any(not_found))
         .method_not_allowed_fallback(not_found)
-        .layer(from_fn(cors));
+        .layer(from_fn(cors))
+        .with_state(shared.clone());
     // What comes before the choice of a route needs a router around the others.
     Router::new()
         .fallback_service(routes)
@@ -191,37 +224,74 @@ async fn cors(request: Request, next: Next) -> Response {
     response
 }
 
-/// Finds out which database is meant, and leaves the path below it.
+/// Whether requests have a chance.
+async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Refusal> {
+    if *shared.stopping.borrow() {
+        return Err(Refusal::busy("the server stops"));
+    }
+    let databases = shared.databases.clone();
+    let checked = spawn_blocking(move || databases.check());
+    checked.await.map_err(Refusal::internal)??;
+    Ok("ready\n")
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
+    // Any token that is not for certain databases only will do.
+    shared.tokens.access(request.headers(), None).map_err(denied)?;
+    let page = spawn_blocking(move || {
+        let databases: Vec<_> = shared.databases.open_ones().iter().map(|d| d.figures()).collect();
+        shared
+            .metrics
+            .page(&databases, shared.spool.used(), shared.bodies.used())
+    });
+    let page = page.await.map_err(Refusal::internal)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
+}
+
+fn denied(why: Denied) -> Refusal {
+    match why {
+        Denied::TooLittle => Refusal::forbidden("the token is not for this"),
+        Denied::Unknown => Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            text: "Unauthorized".to_owned(),
+        },
+    }
+}
+
+/// Finds out which database is meant, leaves the path below it, and remembers what becomes of the request.
 async fn enter(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok());
     let (target, uri) = locate(request.uri(), host, shared.databases.named());
+    let trace = Trace::begin(&shared, request.method(), &target.0, uri.path());
     *request.uri_mut() = uri;
     request.extensions_mut().insert(target);
-    next.run(request).await
+    request.extensions_mut().insert(trace.clone());
+    let response = next.run(trace.incoming(request)).await;
+    trace.outgoing(response)
 }
 
 /// Lets requests with the right token through to the database, which is opened for them.
 async fn admit(
     State(shared): State<Arc<Shared>>,
     Extension(target): Extension<Target>,
+    Extension(trace): Extension<Arc<Trace>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let access = match shared.tokens.access(request.headers(), Some(&target.0)) {
-        Ok(access) if access >= Access::Read => access,
-        Ok(_) | Err(Denied::TooLittle) => {
-            return Err(Refusal::forbidden("the token is not for this database"));
-        }
-        Err(Denied::Unknown) => {
-            return Err(Refusal {
-                status: StatusCode::UNAUTHORIZED,
-                text: "Unauthorized".to_owned(),
-            });
-        }
-    };
+    let access = shared.tokens.access(request.headers(), Some(&target.0));
+    let access = access
+        .and_then(|access| {
+            Some(access)
+                .filter(|a| *a >= Access::Read)
+                .ok_or(Denied::TooLittle)
+        })
+        .map_err(denied)?;
     let may_create = access >= Access::Write;
     let database = shared.databases.get(&target.0, may_create).await?;
+    let share = Mutex::new(Share::of(&shared.bodies));
     request.extensions_mut().insert(Arc::new(Call {
+        trace,
+        share,
         shared,
         database,
         access,
@@ -229,15 +299,25 @@ async fn admit(
     Ok(next.run(request).await)
 }
 
-/// The whole body, unless it is longer than `limit`.
-pub(super) async fn body_of(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
+/// The whole body, unless it is longer than `limit`, comes too slowly, or there is no memory for it.
+pub(super) async fn body_of(call: &Call, request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
+    let limits = &call.shared.limits;
+    let mut patience = Patience::new(limits);
     let mut pieces = request.into_body().into_data_stream();
-    let (mut body, mut surplus) = (Vec::new(), 0);
-    while let Some(piece) = pieces.next().await {
+    let (mut body, mut surplus, mut refused) = (Vec::new(), 0, None);
+    loop {
+        let next = timeout_at(patience.wait(), pieces.next()).await;
+        let Some(piece) = next.map_err(|_| Refusal::too_slow())? else {
+            break;
+        };
         let piece =
             piece.map_err(|e| Refusal::bad_request(format!("the request body is incomplete: {e}")))?;
-        if surplus == 0 && body.len() + piece.len() <= limit {
-            body.extend_from_slice(&piece);
+        patience.moved(piece.len());
+        if refused.is_none() {
+            match call.room_for(body.len(), piece.len(), limit) {
+                Ok(()) => body.extend_from_slice(&piece),
+                Err(e) => (body, refused) = (Vec::new(), Some(e)),
+            }
             continue;
         }
         // A client that is still sending does not see the answer: take a while what it sends.
@@ -246,12 +326,25 @@ pub(super) async fn body_of(request: Request, limit: usize) -> Result<Vec<u8>, R
             break;
         }
     }
-    match surplus {
-        0 => Ok(body),
-        _ => Err(Refusal {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            text: format!("the request body is longer than {limit} bytes"),
-        }),
+    refused.map_or(Ok(body), Err)
+}
+
+impl Call {
+    /// Counts `more` bytes of the body, of which there are `len` so far.
+    fn room_for(&self, len: usize, more: usize, limit: usize) -> Result<(), Refusal> {
+        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = if len + more > limit {
+            Refusal {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                text: format!("the request body is longer than {limit} bytes"),
+            }
+        } else if len + more > SHORT_BODY && !share.grow(more) {
+            Refusal::busy("too many long requests at the same time; try again later")
+        } else {
+            return Ok(());
+        };
+        *share = Share::of(&self.shared.bodies);
+        Err(refusal)
     }
 }
 
@@ -286,7 +379,7 @@ impl Shared {
 }
 
 async fn pipeline(Extension(call): Extension<Arc<Call>>, request: Request) -> Result<Response, Refusal> {
-    let body = body_of(request, call.shared.limits.body).await?;
+    let body = body_of(&call, request, call.shared.limits.body).await?;
     let answer = blocking(&call, move |call| {
         let request = PipelineRequest::parse(&body).map_err(|e| Refusal::bad_request(e.message))?;
         drop(body);
@@ -301,11 +394,16 @@ async fn pipeline(Extension(call): Extension<Arc<Call>>, request: Request) -> Re
         }
         Ok(answer.to_bytes()?)
     });
-    Ok(([(header::CONTENT_TYPE, "application/json")], answer.await?).into_response())
+    let answer = answer.await?;
+    Response::builder()
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_LENGTH, answer.len())
+        .body(outgoing::bytes(&call.shared, answer))
+        .map_err(Refusal::internal)
 }
 
 async fn pull_updates(Extension(call): Extension<Arc<Call>>, request: Request) -> Result<Response, Refusal> {
-    let body = body_of(request, MAX_PULL_BODY).await?;
+    let body = body_of(&call, request, MAX_PULL_BODY).await?;
     let request = Arc::new(decode_request(&body).map_err(|e| Refusal::bad_request(e.message))?);
     let answer = answer_or_wait(&call, request).await?;
     let mut response = Response::builder().header(header::CONTENT_TYPE, "application/protobuf");
@@ -342,6 +440,7 @@ pub(super) async fn answer_or_wait(
         }
         // The snapshot in it would keep the log from starting over.
         drop(answer);
+        let _held = call.trace.hold();
         tokio::select! {
             _ = commits.changed() => {}
             _ = stopping.changed() => {}
@@ -353,20 +452,10 @@ pub(super) async fn answer_or_wait(
 /// The body of `answer`, produced as fast as the client reads it.
 pub(super) async fn stream(call: &Arc<Call>, answer: Answer) -> Result<Body, Refusal> {
     let permit = call.shared.turn().await?;
-    let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
-    let runtime = tokio::runtime::Handle::current();
-    let call = call.clone();
-    spawn_blocking(move || {
-        let _permit = permit;
-        let limit = call.shared.limits.patience;
-        let send = |piece| {
-            !call.shared.cut.load(Ordering::Relaxed)
-                && runtime.block_on(sender.send_timeout(piece, limit)).is_ok()
-        };
-        if let Err(e) = answer.write(&mut |piece| send(Ok(Bytes::from(piece)))) {
-            // The client sees a broken connection, not a complete body.
-            send(Err(std::io::Error::other(e)));
-        }
-    });
-    Ok(Body::from_stream(ReceiverStream::new(receiver)))
+    // The database must outlive the snapshot: it owns the handle that keeps SQLite's locks alive.
+    let database = call.database.clone();
+    Ok(outgoing::body(&call.shared, Some(permit), move |send| {
+        let _database = database;
+        answer.write(&mut |piece| send(Bytes::from(piece)))
+    }))
 }

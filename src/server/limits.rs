@@ -35,6 +35,8 @@ pub struct Limits {
     pub spool: u64,
     /// How long running requests may take to end when the server stops.
     pub stop_time: Duration,
+    /// Bytes that SQLite may use in the whole process; 0: as much as there is.
+    pub sqlite_memory: u64,
     /// Databases of a folder open at a time.
     pub databases: usize,
     /// How long an unused database of a folder stays open.
@@ -59,6 +61,7 @@ impl Default for Limits {
             answer_time: Duration::from_secs(3600),
             spool: 4 << 30,
             stop_time: Duration::from_secs(10),
+            sqlite_memory: 0,
             databases: 64,
             idle_time: Duration::from_secs(300),
         }

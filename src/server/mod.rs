@@ -4,7 +4,8 @@
 //! `wal` finds out from the write-ahead log, `pull` and `sql` answer the two kinds of requests, `direct` and `direct_push`
 //! the same in the direct dialect. `databases` opens and closes them, `access` knows who may do what, `address` what a URL
 //! means, `http` has the routes, and `net` the connections. All SQLite work runs on threads that may block. `limits` bounds
-//! all of it.
+//! all of it: `patience` with slow senders and takers, `outgoing` what waits for them. `observe` follows each request, for
+//! the `log` and the `metrics`.
 
 mod access;
 mod address;
@@ -15,7 +16,12 @@ mod history;
 mod http;
 mod limits;
 mod local;
+mod log;
+mod metrics;
 mod net;
+mod observe;
+mod outgoing;
+mod patience;
 mod pull;
 mod sql;
 mod store;
@@ -24,7 +30,7 @@ mod wal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -38,6 +44,10 @@ use databases::Databases;
 use http::Shared;
 pub use limits::Limits;
 pub use local::LocalServer;
+use log::Log;
+pub use log::{Level, LogOptions};
+use metrics::Metrics;
+use outgoing::Budget;
 
 use crate::error::{Category, Code, Error, Result};
 
@@ -61,6 +71,8 @@ pub struct Config {
     pub tokens: TokenSource,
     /// How much of everything a client can have.
     pub limits: Limits,
+    /// What is logged on the standard error output; nothing by default.
+    pub log: LogOptions,
 }
 
 /// A running server; dropping it stops it.
@@ -80,6 +92,7 @@ impl Server {
             let text = format!("cannot listen on {}: {e}", config.address);
             Error::new(Category::Network, Code::IoErr, text)
         };
+        limit_memory(config.limits.sqlite_memory)?;
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(share(config, stopping.clone())?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,6 +104,7 @@ impl Server {
             .block_on(TcpListener::bind(&config.address))
             .map_err(network)?;
         let address = listener.local_addr().map_err(network)?;
+        announce(config, &shared, address);
         runtime.spawn(keep_house(shared.clone(), stopping.clone()));
         let serving = runtime.spawn(net::serve(listener, shared.clone(), stopping));
         Ok(Server {
@@ -120,9 +134,14 @@ impl Server {
             .runtime
             .as_ref()
             .ok_or_else(|| Error::misuse("the server has been stopped"))?;
+        let log = &self.shared.log;
         let reload = || match self.shared.tokens.reload() {
-            Ok(count) => tracing::info!(count, "tokens have been read again"),
-            Err(e) => tracing::error!(error = %e, "the old tokens go on to count"),
+            Ok(count) => log.line(
+                Level::Info,
+                "tokens have been read again",
+                &[("count", count.into())],
+            ),
+            Err(e) => log.warn("tokens cannot be read; the old ones go on to count", &e),
         };
         runtime
             .block_on(signals::wait(ready, reload))
@@ -139,11 +158,14 @@ impl Server {
         let Some(runtime) = self.runtime.take() else {
             return;
         };
+        let log = &self.shared.log;
+        log.line(Level::Info, "stopping", &[]);
         self.stop.send_replace(true);
         if let Some(mut serving) = self.serving.take() {
             runtime.block_on(async {
                 let stop_time = self.shared.limits.stop_time;
                 if tokio::time::timeout(stop_time, &mut serving).await.is_err() {
+                    log.line(Level::Warn, "requests that still run are cut off", &[]);
                     self.shared.cut.store(true, Ordering::Relaxed);
                     let _ = tokio::time::timeout(CUT_LIMIT, serving).await;
                 }
@@ -151,6 +173,8 @@ impl Server {
         }
         runtime.shutdown_timeout(CUT_LIMIT);
         self.shared.databases.close_all();
+        log.line(Level::Info, "stopped", &[]);
+        log.finish(CUT_LIMIT);
     }
 }
 
@@ -176,7 +200,55 @@ fn share(config: &Config, stopping: watch::Receiver<bool>) -> Result<Shared> {
         stopping,
         cut,
         workers: Arc::new(Semaphore::new(limits.workers)),
+        bodies: Budget::new(limits.bodies as u64),
+        spool: Budget::new(limits.spool),
+        log: Log::start(config.log),
+        metrics: Metrics::default(),
+        run: uuid::Uuid::new_v4().as_fields().0,
+        request_no: AtomicU64::new(1),
     })
+}
+
+/// The first lines of the log.
+fn announce(config: &Config, shared: &Shared, address: SocketAddr) {
+    let what = match (&config.folder, &config.database) {
+        (Some(path), _) | (None, Some(path)) => path.display().to_string(),
+        (None, None) => "a temporary database".to_owned(),
+    };
+    let fields = [("address", address.to_string().into()), ("serves", what.into())];
+    shared.log.line(Level::Info, "started", &fields);
+    if shared.tokens.none() && !address.ip().is_loopback() {
+        let text = "there are no tokens: whoever reaches the address may read and write";
+        shared.log.line(Level::Warn, text, &[]);
+    }
+}
+
+/// Limits what SQLite may use in the whole process.
+fn limit_memory(bytes: u64) -> Result<()> {
+    if bytes > 0 {
+        let conn = rusqlite::Connection::open_in_memory()?;
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        conn.query_row(&format!("PRAGMA hard_heap_limit = {bytes}"), [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Lets the process open as many files as the system allows. A connection needs one, an open database some dozen.
+pub fn allow_many_files() {
+    #[cfg(unix)]
+    {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: both calls get a valid pointer to a limit, and change no memory but that.
+        unsafe {
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            }
+        }
+    }
 }
 
 async fn keep_house(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
@@ -186,8 +258,14 @@ async fn keep_house(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
             _ = tick.tick() => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
-        let complain = |database: &str, e: &Error| {
-            tracing::warn!(database, error = %e, "checkpoint failed; it will be tried again");
+        let log = shared.clone();
+        let complain = move |database: &str, e: &Error| {
+            let fields = [("db", database.into()), ("error", e.to_string().into())];
+            log.log.line(
+                Level::Warn,
+                "a checkpoint failed and will be tried again",
+                &fields,
+            );
         };
         shared.databases.keep_house(complain).await;
     }

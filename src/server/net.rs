@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::task::JoinSet;
 
 use super::http::{self, Shared};
 use super::limits::Limits;
+use super::log::Level;
+use super::patience::Stream;
 
 /// Bytes of a request's head, and buffered bytes of a body, per connection.
 const BUFFER_LEN: usize = 64 << 10;
@@ -38,20 +41,23 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopping: wat
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
-                tracing::warn!(error = %e, "cannot accept a connection");
+                shared.log.warn("cannot accept a connection", &e);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         match Counted::new(&counts, peer, &shared.limits) {
             Some(counted) => {
+                shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+                let open = shared.metrics.open.enter();
                 let serving = connection(stream, router.clone(), shared.clone());
                 connections.spawn(async move {
-                    let _counted = counted;
+                    let _counted = (counted, open);
                     serving.await;
                 });
             }
             None => {
+                shared.metrics.refused.fetch_add(1, Ordering::Relaxed);
                 // A fresh socket has room for it; whoever cannot be told even that is closed all the same.
                 let _ = stream.try_write(TOO_MANY);
             }
@@ -63,6 +69,13 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopping: wat
 
 async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
+    let metrics = &shared.metrics;
+    let stream = Stream::new(
+        stream,
+        &shared.limits,
+        metrics.received.clone(),
+        metrics.sent.clone(),
+    );
     let mut stopping = shared.stopping.clone();
     let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
     let serving = http1::Builder::new()
@@ -79,7 +92,8 @@ async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>) {
         }
     };
     if let Err(e) = ended {
-        tracing::debug!(error = %e, "a connection has ended");
+        let fields = [("error", e.to_string().into())];
+        shared.log.line(Level::Debug, "a connection has ended", &fields);
     }
 }
 

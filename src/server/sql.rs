@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, ToSql};
@@ -147,6 +148,8 @@ struct Session {
 impl Session {
     fn open(store: &Store, terms: Terms) -> Result<Self> {
         let conn = store.connect()?;
+        // No writing of the schema table, of full-text indexes behind their backs, or of pages.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         // Whoever may only read is stopped before; this is for what nobody has thought of.
         conn.pragma_update(None, "query_only", terms.read_only)?;
         let tainted = Arc::new(AtomicBool::new(false));

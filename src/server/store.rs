@@ -92,6 +92,10 @@ struct Inner {
 pub struct Store {
     path: PathBuf,
     inner: Mutex<Inner>,
+    /// What the log looked like when all of it had been moved into the file.
+    moved: Mutex<Option<(u64, SystemTime)>>,
+    /// As they were asked for last.
+    figures: Mutex<(i64, u32, u64)>,
     /// Never closed while a connection is open: closing any handle of the file drops SQLite's POSIX locks.
     file: File,
     /// Removed at the end, if the database is a temporary one.
@@ -127,6 +131,8 @@ impl Store {
         let store = Store {
             path,
             inner: Mutex::new(inner),
+            moved: Mutex::default(),
+            figures: Mutex::default(),
             file,
             _temporary: temporary,
         };
@@ -208,17 +214,39 @@ impl Store {
         self.inner().history.size_at(number)
     }
 
+    /// Newest revision, its size in pages, and pages in the history; those of the last time if somebody works on them.
+    pub fn figures(&self) -> (i64, u32, u64) {
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(inner) = self.inner.try_lock()
+            && let Ok(now) = inner.history.figures()
+        {
+            *figures = now;
+        }
+        *figures
+    }
+
+    /// Reads the database.
+    pub fn check(&self) -> Result<()> {
+        let conn = self.connect()?;
+        Ok(conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?)
+    }
+
     /// Length and age of the log, to notice writers that are not ours.
     pub fn log_stamp(&self) -> Option<(u64, SystemTime)> {
         let meta = std::fs::metadata(suffixed(&self.path, "-wal")).ok()?;
         Some((meta.len(), meta.modified().ok()?))
     }
 
-    /// Whether the log has grown long enough for a checkpoint.
+    /// Whether the log has grown long enough for a checkpoint, and one would move anything.
     pub fn wants_checkpoint(&self) -> bool {
         let frame = PAGE_SIZE as u64 + 24;
-        self.log_stamp()
-            .is_some_and(|(len, _)| len > CHECKPOINT_FRAMES * frame)
+        let stamp = self.log_stamp();
+        // The file gets shorter only when the next writer starts it over.
+        stamp.is_some_and(|(len, _)| len > CHECKPOINT_FRAMES * frame) && stamp != *self.moved()
+    }
+
+    fn moved(&self) -> MutexGuard<'_, Option<(u64, SystemTime)>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records what is in the log, then moves as much of it into the file as readers allow.
@@ -234,6 +262,7 @@ impl Store {
             if busy == 0 && log == moved {
                 let stamp = store.stamp_file()?;
                 inner.history.record_checkpoint(&stamp)?;
+                *store.moved() = store.log_stamp();
             }
             Ok(())
         })

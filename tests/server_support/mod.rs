@@ -131,6 +131,21 @@ impl Client {
         Answer { status, length, body }
     }
 
+    /// A request that may get no answer.
+    pub fn try_post(&self, path: &str, body: &[u8]) -> bool {
+        self.agent.post(format!("{}{path}", self.url)).send(body).is_ok()
+    }
+
+    /// A figure on the page of metrics; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut answer = self.agent.get(format!("{}/metrics", self.url)).call().unwrap();
+        let page = answer.body_mut().read_to_string().unwrap();
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     pub fn get(&self, path: &str) -> u16 {
         self.agent
             .get(format!("{}{path}", self.url))
