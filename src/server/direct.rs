@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::access::Access;
 use super::http::{Call, Refusal, answer_or_wait, blocking, body_of, stream};
+use super::outgoing;
 use super::sql::Pool;
 use super::store::Store;
 use crate::protocol::pull::PullUpdatesRequest;
@@ -108,7 +109,7 @@ pub async fn push_changes(
         return Err(Refusal::forbidden("the token is for reading only"));
     }
     let limit = call.shared.limits.body;
-    let body = body_of(request, limit).await?;
+    let body = body_of(&call, request, limit).await?;
     let answer = blocking(&call, move |call| {
         let database = &call.database;
         let (answer, wrote) = push(&database.pool, &database.store, body, limit)?;
@@ -117,7 +118,12 @@ pub async fn push_changes(
         }
         Ok(answer)
     });
-    Ok(([PROTOBUF], answer.await?).into_response())
+    let answer = answer.await?;
+    Response::builder()
+        .header(PROTOBUF.0, PROTOBUF.1)
+        .header(header::CONTENT_LENGTH, answer.len())
+        .body(outgoing::bytes(&call.shared, answer))
+        .map_err(Refusal::internal)
 }
 
 /// The body of the answer to a push of at most `limit` bytes, and whether anything was written.
