@@ -183,7 +183,7 @@ impl Metrics {
             page.head(name, kind, help);
             page.sample(name, "", value);
         }
-        let figures: [(&str, &str, fn(&DatabaseFigures) -> i128); 4] = [
+        let figures: [(&str, &str, Figure); 4] = [
             (
                 "database_revision",
                 "Number of the newest revision, of each open database.",
@@ -211,6 +211,9 @@ impl Metrics {
         page.0
     }
 }
+
+/// Reads one figure of a database.
+type Figure = fn(&DatabaseFigures) -> i128;
 
 #[derive(Default)]
 struct Page(String);
