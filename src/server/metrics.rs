@@ -63,6 +63,9 @@ impl Drop for Inside {
     }
 }
 
+/// Name, explanation, and where it is.
+type Figure = (&'static str, &'static str, fn(&DatabaseFigures) -> i128);
+
 /// Figures of one open database.
 pub struct DatabaseFigures {
     /// Name; empty for the only one.
@@ -183,7 +186,7 @@ impl Metrics {
             page.head(name, kind, help);
             page.sample(name, "", value);
         }
-        let figures: [(&str, &str, fn(&DatabaseFigures) -> i128); 4] = [
+        let figures: [Figure; 4] = [
             (
                 "database_revision",
                 "Number of the newest revision, of each open database.",
