@@ -43,7 +43,7 @@ sim: ## Simulate replicas, network and disks (SIM_RUNS=1000 SIM_STEPS=300; SIM_S
 test-crash: build ## kill -9 of a writing, pushing, pulling C program (KILLS=200)
 	@sh tests/scripts/counted.sh crash python3 tests/scripts/crash_loop.py
 
-test-interop: build ## Official Python client and ours on one server
+test-interop: build ## Official clients (Python, JavaScript) and ours on one server
 	@sh tests/scripts/counted.sh interop sh tests/interop/run.sh
 
 model: ## Random programs on replicas against plain SQLite, with one seed each (RUNS=200000 JOBS=1 FIRST=1)

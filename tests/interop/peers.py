@@ -35,13 +35,17 @@ class Ours:
 class Official:
     name = "official"
 
-    def __init__(self, path, url):
-        self.path, self.url = path, url
+    def __init__(self, path, url, token=None):
+        self.path, self.url, self.token = path, url, token
         self.open()
 
     def open(self):
         self.db = turso.sync.connect(
-            str(self.path), self.url, client_name="interop-official", isolation_level=None
+            str(self.path),
+            self.url,
+            auth_token=self.token,
+            client_name="interop-official",
+            isolation_level=None,
         )
         self.pull, self.push, self.close = self.db.pull, self.db.push, self.db.close
 

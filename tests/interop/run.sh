@@ -8,5 +8,8 @@ venv=target/venv
 import importlib.metadata as m
 assert m.version("pyturso") == "0.8.3" and m.version("pytest")' 2> /dev/null ||
     "$venv/bin/pip" install -q --disable-pip-version-check pyturso==0.8.3 pytest
+if command -v npm > /dev/null 2>&1; then
+    sh tests/scripts/node.sh
+fi
 export PYTHONDONTWRITEBYTECODE=1
 exec "$venv/bin/python" -m pytest tests/interop "$@"

@@ -11,8 +11,8 @@ BINARY = os.environ.get("TURSO_SYNC_SERVER", "target/release/turso-sync-server")
 class Server:
     """A server on a loopback port that stays the same over restarts. `database` is its file."""
 
-    def __init__(self, database, *arguments):
-        self.database, self.arguments = os.fspath(database), arguments
+    def __init__(self, database, *arguments, folder=False):
+        self.database, self.arguments, self.folder = os.fspath(database), arguments, folder
         self.process, self.port, self.log = None, 0, []
         self.start()
 
@@ -22,7 +22,8 @@ class Server:
 
     def start(self):
         """Returns when the server has said which address it listens on."""
-        command = [os.path.abspath(BINARY), *self.arguments, f"127.0.0.1:{self.port}", self.database]
+        served = ["--dir", self.database] if self.folder else [self.database]
+        command = [os.path.abspath(BINARY), *self.arguments, f"127.0.0.1:{self.port}", *served]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in self.process.stdout:
             self.log.append(line)

@@ -24,3 +24,8 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 "$venv/bin/python" -c 'import importlib.metadata as m; assert m.version("pyturso") == "0.8.3"' 2> /dev/null ||
     "$venv/bin/pip" install -q pyturso==0.8.3
+if have npm; then
+    sh tests/scripts/node.sh
+else
+    echo "without npm the interop tests leave out Turso's client for JavaScript" >&2
+fi
