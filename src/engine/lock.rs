@@ -15,7 +15,15 @@ pub struct SyncLock {
 /// Held while a sync operation runs.
 #[derive(Debug)]
 pub struct SyncGuard {
-    _file: File,
+    file: File,
+}
+
+impl Drop for SyncGuard {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child that another thread has just forked has it open, too, until it runs its
+        // program. If this fails, closing has to do.
+        let _ = self.file.unlock();
+    }
 }
 
 impl SyncLock {
@@ -34,7 +42,7 @@ impl SyncLock {
             .open(&self.path);
         let file = file.map_err(|e| Error::io(what(), &e))?;
         match file.try_lock() {
-            Ok(()) => Ok(SyncGuard { _file: file }),
+            Ok(()) => Ok(SyncGuard { file }),
             Err(TryLockError::WouldBlock) => Err(Error::busy(
                 "another sync operation of this replica is running; finish or drop it, then repeat this one",
             )),
@@ -58,5 +66,16 @@ mod tests {
         assert_eq!(a.acquire().unwrap_err().code, Code::Busy);
         drop(guard);
         b.acquire().unwrap();
+    }
+
+    #[test]
+    fn a_forked_child_does_not_keep_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = SyncLock::new(dir.path().join("x-lock"));
+        let guard = lock.acquire().unwrap();
+        // What a child has between fork and exec.
+        let _inherited = guard.file.try_clone().unwrap();
+        drop(guard);
+        lock.acquire().unwrap();
     }
 }

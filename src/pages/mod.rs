@@ -266,7 +266,12 @@ impl PageStore {
             // Whoever copied the log into the main file, it does not matter if all it replaced had been saved.
             let log = snapshot.log()?.mark;
             if log.frames == 0 || log != slot.saved {
-                return Ok(Err(WRITTEN.into()));
+                let reason = match stamp.inode == slot.stamp.inode {
+                    true => WRITTEN,
+                    // Whoever writes a database leaves it the file that it is.
+                    false => COPIED,
+                };
+                return Ok(Err(reason.into()));
             }
             // The stamp must outlive a power loss, when the log has grown and proves nothing any more.
             snapshot.sync_file()?;
@@ -285,6 +290,8 @@ impl PageStore {
     }
 }
 
+/// Why a base is lost whose main file is a copy, or was put back.
+const COPIED: &str = "the main file is another file than it was";
 /// Why a base is lost whose main file has another stamp.
 const WRITTEN: &str = "the main file was changed by somebody else";
 
