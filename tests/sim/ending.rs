@@ -131,7 +131,13 @@ impl World {
         match pushed {
             Ok(_) => {}
             // What it has is safe, here or there; it must not go on without its user's word.
-            Err(e) if astray && matches!(e.category, Category::Identity | Category::Conflict) => {
+            Err(e)
+                if astray
+                    && matches!(
+                        e.category,
+                        Category::Identity | Category::Conflict | Category::Foreign
+                    ) =>
+            {
                 return Ok(false);
             }
             Err(e) if e.category == Category::Conflict && !conflicts.is_empty() => predicted = None,
