@@ -47,7 +47,8 @@ impl LocalServer {
         let answered = match (path, path.strip_prefix("/pull-updates?")) {
             (_, Some(query)) => self.pull_by_url(query),
             ("/pull-updates", _) => self.pull_updates(body),
-            ("/push-changes", _) => self.push_changes(body),
+            // Who leaves transactions to the client does not speak the dialect in which the server ends them.
+            ("/push-changes", _) if !self.pool.keeps_transactions() => self.push_changes(body),
             ("/v2/pipeline", _) => self.pipeline(body),
             _ => return Ok((404, b"Not Found".to_vec())),
         };

@@ -62,6 +62,10 @@ impl Pool {
         Self::new(true, limits, cut)
     }
 
+    pub fn keeps_transactions(&self) -> bool {
+        self.terms.keeps_transactions
+    }
+
     /// For requests that come one after another, of clients that must be able to end their transactions themselves: they
     /// all use the same connection, and no failure ends a transaction.
     pub fn keeping_transactions(mut self) -> Self {

@@ -50,8 +50,8 @@ impl World {
         for round in 0..25 {
             let mut busy = false;
             for at in 0..self.nodes.len() {
-                // Who is astray is refused again and again, and may write to the remote each time.
-                if round == 0 || !self.astray(at)? {
+                // Who is refused is refused again and again, and may write to the remote each time.
+                if !self.nodes[at].refused {
                     busy |= self.settle(at, rng)?;
                 }
             }
@@ -118,6 +118,10 @@ impl World {
             }
             _ => {}
         }
+        // A disk that fails in the middle of a checkpoint leaves what another program could have written.
+        let foreign = |e: &Error| e.category == Category::Foreign && self.nodes[at].disk_failed;
+        let refused = astray || pulled.as_ref().is_err_and(foreign);
+        self.nodes[at].refused = refused;
         let mut predicted = None;
         if pulled.is_ok() {
             predicted = Some(self.shared(at));
@@ -131,7 +135,13 @@ impl World {
         match pushed {
             Ok(_) => {}
             // What it has is safe, here or there; it must not go on without its user's word.
-            Err(e) if astray && matches!(e.category, Category::Identity | Category::Conflict) => {
+            Err(e)
+                if refused
+                    && matches!(
+                        e.category,
+                        Category::Identity | Category::Conflict | Category::Foreign
+                    ) =>
+            {
                 return Ok(false);
             }
             Err(e) if e.category == Category::Conflict && !conflicts.is_empty() => predicted = None,
@@ -146,7 +156,7 @@ impl World {
                 ));
             }
         }
-        if astray {
+        if refused {
             return Ok(false);
         }
         if !conflicts.is_empty() {
@@ -173,7 +183,7 @@ impl World {
         check::database(&conn).map_err(|violation| format!("remote: {violation}"))?;
         let tags = check::tags(&conn)?;
         for n in 0..self.nodes.len() {
-            if !self.astray(n)? {
+            if !self.nodes[n].refused {
                 check::early(&conn, &self.nodes[n])?;
             }
         }
@@ -181,9 +191,9 @@ impl World {
         self.remote_tags()?;
         for at in 0..self.nodes.len() {
             let local = self.shared(at);
-            let astray = self.astray(at)?;
-            self.statistics.astray += u64::from(astray);
-            if local != remote && !astray {
+            let refused = self.nodes[at].refused;
+            self.statistics.refused += u64::from(refused);
+            if local != remote && !refused {
                 return Err(format!(
                     "node {at} is not the remote: {}",
                     difference(&local, &remote)
@@ -194,7 +204,7 @@ impl World {
             let gone = |t: &&super::node::Txn| {
                 t.kind != Kind::Risky && t.committed != Committed::Unknown && !tags.contains(&t.tag)
             };
-            if let (false, Some(txn)) = (astray, self.nodes[at].txns.iter().find(gone)) {
+            if let (false, Some(txn)) = (refused, self.nodes[at].txns.iter().find(gone)) {
                 return Err(format!("{} never arrived", txn.tag));
             }
             // The next to open tidies up, if it is an hour later.
@@ -204,7 +214,10 @@ impl World {
             let opened = self.drive(at)?;
             opened.map_err(|e| format!("node {at} cannot be opened again: {e}"))?;
             self.hosts[at].die();
-            check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
+            // Without a base nothing can be moved before its user has decided.
+            if !(self.nodes[at].refused && self.nodes[at].disk_failed) {
+                check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
+            }
         }
         Ok(())
     }

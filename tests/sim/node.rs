@@ -159,6 +159,8 @@ pub struct Node {
     pub disk_failed: bool,
     /// Its base was a state that the remote had lost.
     pub was_astray: bool,
+    /// In the end it must not sync until its user decides.
+    pub refused: bool,
 }
 
 impl Node {
@@ -201,6 +203,7 @@ impl Node {
             troubles: 0,
             disk_failed: false,
             was_astray: false,
+            refused: false,
         }
     }
 

@@ -65,8 +65,8 @@ pub struct Statistics {
     pub disk_failures: u64,
     pub requests: u64,
     pub restores: u64,
-    /// Replicas that were astray in the end.
-    pub astray: u64,
+    /// Replicas that were refused in the end: astray, or with a base that a failing disk has spoilt.
+    pub refused: u64,
 }
 
 impl Statistics {
@@ -83,7 +83,7 @@ impl Statistics {
         self.requests += other.requests;
         self.checks += other.checks;
         self.restores += other.restores;
-        self.astray += other.astray;
+        self.refused += other.refused;
     }
 }
 
