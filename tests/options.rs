@@ -390,6 +390,36 @@ fn push_operations_threshold_begins_a_request_after_as_many_and_splits_no_transa
     assert_eq!(place.remote.tables(), replica.tables());
 }
 
+/// `PUSH_ROWS=200000` for a large one.
+#[test]
+fn push_operations_threshold_bounds_the_requests_of_a_large_push() {
+    let rows: usize = std::env::var("PUSH_ROWS").map_or(20_000, |rows| rows.parse().unwrap());
+    let place = Place::new("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)");
+    let replica = place.replica("a.db", |o| o.push_operations_threshold = 1000);
+    for first in (0..rows).step_by(300) {
+        replica.sql(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {})
+             INSERT INTO t SELECT i, 'row ' || i FROM n",
+            rows.min(first + 300)
+        ));
+    }
+    let (mut requests, mut largest, mut all) = (0, 0, 0);
+    let op = replica.engine.push_changes_to_remote();
+    drive(&replica.engine, op, &mut |http, _| {
+        let inserts = String::from_utf8_lossy(&http.body)
+            .matches("INSERT INTO \\\"t\\\"")
+            .count();
+        // A request ends with the transaction that brings it to the threshold.
+        assert!(inserts < 1300, "{inserts}");
+        (requests, largest, all) = (requests + 1, largest.max(http.body.len()), all + http.body.len());
+        forward(http)
+    })
+    .unwrap();
+    println!("{rows} rows: {requests} requests, the largest of {largest} bytes, {all} bytes in all");
+    assert!(requests > rows / 1300);
+    assert_eq!(place.remote.tables(), replica.tables());
+}
+
 /// Each answer brings at most `pages` pages.
 fn assert_bounded(requests: &[(HttpRequest, usize)], pages: u64) {
     assert!(requests.len() > 2, "{}", requests.len());
