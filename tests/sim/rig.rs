@@ -292,7 +292,7 @@ impl Rig {
             Ok(answer) if !self.dead(Victim::Server) => answer,
             _ => return item.poison("connection reset"),
         };
-        if http.path.starts_with("/pull-updates") {
+        if http.path.starts_with("/pull-updates") && status == 200 {
             let pages = check::pages(&plain(&self.server_path));
             check::remember(&mut self.bases, &body, pages).unwrap();
             if self.cut_pulls > 0 {
