@@ -13,7 +13,7 @@ use files::Backup;
 use support::*;
 use turso_sync::capture::lineage::Writer;
 use turso_sync::capture::{Connection, OpenOptions};
-use turso_sync::error::Result;
+use turso_sync::error::{Category, Result};
 
 const SHOP: &str = "
 CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, price REAL);
@@ -394,6 +394,125 @@ fn who_takes_the_name_of_another_copy_goes_on_under_it() {
         notes(&remote),
         ["a", "b", "of the original", "of the second copy", "shared"]
     );
+}
+
+/// Opens a file that is not a replica; it stays as it is. Returns the error's text.
+fn refused(path: &std::path::Path, url: &str) -> String {
+    let before = std::fs::read(path).unwrap();
+    let e = Replica::open_with(options(path, url)).err().unwrap();
+    assert_eq!(e.category, Category::Identity, "{e:?}");
+    assert_eq!(std::fs::read(path).unwrap(), before);
+    e.message
+}
+
+#[test]
+fn an_existing_database_is_refused_and_can_be_copied_into_a_replica() {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.db");
+    // Whatever the size of its pages.
+    for size in [1024, 4096, 16384] {
+        let _ = std::fs::remove_file(&path);
+        let sql = format!(
+            "PRAGMA page_size = {size}; CREATE TABLE mine{size} (x INTEGER PRIMARY KEY, y); \
+             INSERT INTO mine{size} VALUES (1, 'precious'), (2, x'00ff')"
+        );
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch(&sql)
+            .unwrap();
+        let text = refused(&path, &remote.url);
+        assert!(
+            text.contains(&format!("pages of {size} bytes")) && text.contains("ATTACH"),
+            "{text}"
+        );
+        let a = Replica::open(&dir.path().join("a.db"), &remote.url);
+        a.sql(&format!(
+            "ATTACH '{}' AS old; CREATE TABLE mine{size} (x INTEGER PRIMARY KEY, y);
+             INSERT INTO mine{size} SELECT * FROM old.mine{size}; DETACH old",
+            path.display()
+        ));
+        converge(&remote, &[&a]);
+        assert_eq!(
+            remote.tables()[&format!("mine{size}")],
+            tables(&path)[&format!("mine{size}")]
+        );
+    }
+}
+
+#[test]
+fn files_of_other_kinds_are_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = "http://127.0.0.1:9";
+    let make = |name: &str, sql: &str| {
+        let path = dir.path().join(name);
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch(sql)
+            .unwrap();
+        path
+    };
+    let utf16 = make("utf16.db", "PRAGMA encoding = 'UTF-16'; CREATE TABLE t (x)");
+    let text = refused(&utf16, url);
+    assert!(text.contains("UTF-16") && text.contains(".dump"), "{text}");
+    // As the official client makes it; its metadata are there, or not.
+    let official = make(
+        "official.db",
+        "CREATE TABLE t (x); CREATE TABLE turso_cdc (change_id INTEGER PRIMARY KEY AUTOINCREMENT, change_time INTEGER,
+           change_txn_id INTEGER, change_type INTEGER, table_name TEXT, id, before BLOB, after BLOB, updates BLOB);
+         CREATE TABLE turso_cdc_version (table_name TEXT PRIMARY KEY, version TEXT NOT NULL);",
+    );
+    assert!(refused(&official, url).contains("another implementation"));
+    let info = r#"{"version":"v1","client_unique_id":"a","synced_revision":{"type":"v1","revision":"3"},
+        "revert_since_wal_salt":null,"revert_since_wal_watermark":0,"saved_configuration":null}"#;
+    std::fs::write(dir.path().join("official.db-info"), info).unwrap();
+    assert!(refused(&official, url).contains("another implementation"));
+    let encrypted = dir.path().join("encrypted.db");
+    std::fs::write(&encrypted, [0xa5; 8192]).unwrap();
+    let text = refused(&encrypted, url);
+    assert!(text.contains("encrypted"), "{text}");
+}
+
+#[test]
+fn another_remote_and_one_that_was_restored_are_refused_and_nothing_is_lost() {
+    let (mut remote, dir, a) = scene();
+    a.push().unwrap();
+    let old = dir.path().join("remote.backup");
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let _ = std::fs::remove_file(to);
+        plain(from)
+            .execute_batch(&format!("VACUUM INTO '{}'", to.display()))
+            .unwrap();
+    };
+    copy(&remote.path, &old);
+    note(&a, "forgotten by the remote");
+    a.sync().unwrap();
+    note(&a, "pending");
+    let path = a.path.clone();
+    drop(a);
+    let before = tables(&path);
+    remote.stop();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", remote.path.display()));
+    }
+    std::fs::copy(&old, &remote.path).unwrap();
+    remote.resume();
+    let other = Remote::start(SHOP);
+    for url in [&remote.url, &other.url] {
+        let a = Replica::open(&path, url);
+        for result in [a.push(), a.pull().map(drop)] {
+            let e = result.unwrap_err();
+            assert_eq!(e.category, Category::Identity, "{e:?}");
+        }
+        assert_eq!(a.tables(), before);
+    }
+    // The way on: another replica, to which whatever it lacks is copied.
+    let b = Replica::open(&dir.path().join("b.db"), &remote.url);
+    b.sql(&format!("ATTACH '{}' AS old", path.display()));
+    b.sql("INSERT INTO note SELECT text FROM old.note WHERE text NOT IN (SELECT text FROM main.note)");
+    b.sql("DETACH old");
+    converge(&remote, &[&b]);
+    assert_eq!(notes(&remote), ["a", "b", "forgotten by the remote", "pending"]);
 }
 
 #[test]

@@ -194,6 +194,27 @@ pub fn inspect(path: &Path, busy_timeout: Duration) -> Result<FileKind> {
     })
 }
 
+/// What is to be known of a database that is not a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainDatabase {
+    /// Bytes per page.
+    pub page_size: i64,
+    /// As SQLite names it.
+    pub encoding: String,
+    /// It has a change log that is not ours: another implementation's.
+    pub has_log: bool,
+}
+
+/// Describes the database at `path` without changing it.
+pub fn describe_plain(path: &Path, busy_timeout: Duration) -> Result<PlainDatabase> {
+    let conn = open_internal(path, busy_timeout)?;
+    Ok(PlainDatabase {
+        page_size: conn.query_row("PRAGMA page_size", [], |row| row.get(0))?,
+        encoding: conn.query_row("PRAGMA encoding", [], |row| row.get(0))?,
+        has_log: log::has_table(&conn, log::LOG_TABLE)?,
+    })
+}
+
 /// Creates a database without tables at `path`. SQLite writes its first page straight into the main file; `prepare` can
 /// determine before how.
 pub fn create_empty(

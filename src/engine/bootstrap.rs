@@ -33,7 +33,7 @@ impl Task {
             return Ok(());
         }
         // Opening what is there needs no lock: another process may be waiting for its network meanwhile.
-        let kind = state::inspect(self.path(), BUSY_TIMEOUT)?;
+        let kind = state::inspect(self.path(), BUSY_TIMEOUT).map_err(|e| self.unreadable(e))?;
         let metadata = match kind {
             FileKind::Replica(state) => self.reopen(self.read_info().await?, &state)?,
             _ => {
@@ -42,6 +42,18 @@ impl Task {
             }
         };
         self.finish_open(metadata).await
+    }
+
+    /// Says more about a file that SQLite cannot read.
+    fn unreadable(&self, mut e: Error) -> Error {
+        if e.code == Code::NotADb {
+            e.category = Category::Identity;
+            e.message = format!(
+                "{}: {} is no SQLite database, or an encrypted one, or damaged; it is left as it is - choose another path",
+                e.message, self.opts.path
+            );
+        }
+        e
     }
 
     async fn read_info(&self) -> Result<Option<DatabaseMetadata>> {
@@ -55,10 +67,7 @@ impl Task {
         match (stored, state::inspect(self.path(), BUSY_TIMEOUT)?) {
             (stored, FileKind::Replica(state)) => self.reopen(stored, &state),
             (Some(stored), FileKind::PlainDatabase) => self.finish_bootstrap(stored),
-            (None, FileKind::PlainDatabase) => Err(Error::identity(format!(
-                "{} is a SQLite database that never was a replica; it is left as it is - choose another path",
-                self.opts.path
-            ))),
+            (None, FileKind::PlainDatabase) => Err(self.not_a_replica()?),
             (Some(stored), FileKind::Nothing) if stored.bootstrap().is_none() => {
                 Err(Error::corrupt(format!(
                     "the main file {} is gone, but its metadata {} are there; restore the file, or remove the metadata \
@@ -76,6 +85,27 @@ impl Task {
                 self.create(DatabaseMetadata::new(client_id), bootstrap).await
             }
         }
+    }
+
+    /// The error for a database that is somebody's: what it is, and how its content gets into a replica.
+    fn not_a_replica(&self) -> Result<Error> {
+        let path = &self.opts.path;
+        let plain = state::describe_plain(self.path(), BUSY_TIMEOUT)?;
+        if plain.has_log {
+            return Ok(Error::identity(format!(
+                "{path} is a replica of another implementation of Turso sync, or what is left of one; it is left as it is - \
+                 push its changes with that implementation, and choose another path"
+            )));
+        }
+        let way = match plain.encoding.as_str() {
+            "UTF-8" => "ATTACH this file there",
+            _ => "make a UTF-8 copy of this file (.dump of the sqlite3 shell), ATTACH that there",
+        };
+        Ok(Error::identity(format!(
+            "{path} is a SQLite database that never was a replica (pages of {} bytes, {}); it is left as it is - create a \
+             replica at another path, {way}, and copy the tables with CREATE TABLE and INSERT ... SELECT",
+            plain.page_size, plain.encoding
+        )))
     }
 
     /// The replica exists: its own state decides, the metadata follow.
