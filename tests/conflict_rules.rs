@@ -814,7 +814,7 @@ fn a_remote_that_enforces_foreign_keys() {
         match written(http).contains("child") {
             true => Ok(refuse(
                 http,
-                4,
+                LAST_CHANGE,
                 "FOREIGN KEY constraint failed",
                 "SQLITE_CONSTRAINT",
             )),

@@ -519,7 +519,7 @@ fn a_remote_that_is_only_busy_is_no_conflict() {
         engine,
         engine.push_changes_to_remote(),
         &mut |http, _| match written(http).contains("other") {
-            true => Ok(refuse(http, 4, "database is locked", "SQLITE_BUSY")),
+            true => Ok(refuse(http, LAST_CHANGE, "database is locked", "SQLITE_BUSY")),
             false => forward(http),
         },
     )

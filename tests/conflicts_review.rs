@@ -134,7 +134,7 @@ fn a_table_with_a_busy_name_can_be_in_conflict() {
     for message in ["no such function: f", "CHECK constraint failed: busy"] {
         let two = two(U, ConflictPolicy::Stop);
         two.ours.sql("INSERT INTO busy VALUES (1, 'x')");
-        let e = push_refused(&two, 4, message, "BATCH_STEP_ERROR");
+        let e = push_refused(&two, LAST_CHANGE, message, "BATCH_STEP_ERROR");
         assert_eq!(e.category, Category::Conflict, "{e}");
         assert_eq!(two.conflicts().len(), 1);
         two.settle();
@@ -154,7 +154,7 @@ fn trouble_of_the_remote_sets_nothing_aside() {
     ] {
         let two = two(U, ConflictPolicy::SetAside);
         two.ours.sql("INSERT INTO u VALUES (1, 'x', 1)");
-        let e = push_refused(&two, 4, message, code);
+        let e = push_refused(&two, LAST_CHANGE, message, code);
         assert_ne!(e.category, Category::Conflict, "{e}");
         assert_eq!(two.conflicts(), [], "{message}");
         assert_eq!(two.ours.pending(), 1, "{message}");

@@ -330,12 +330,15 @@ impl Task {
                 return Err(Error::protocol("push: the remote's watermark is malformed"));
             };
             let place = ids.iter().zip(&mut values).find(|(i, _)| i.as_bytes() == id);
-            let Some((_, place @ None)) = place else {
-                return Err(Error::protocol(
-                    "push: the remote has several watermarks for this replica",
-                ));
+            let text = match place {
+                Some((_, place @ None)) => {
+                    *place = Some((*pull_gen, *change_id));
+                    continue;
+                }
+                Some(_) => "push: the remote has several watermarks for this replica",
+                None => "push: the remote answers with the watermark of another replica",
             };
-            *place = Some((*pull_gen, *change_id));
+            return Err(Error::protocol(text));
         }
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
         let before = state::read_watermark(&conn, &state.client_id)?;

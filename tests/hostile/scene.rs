@@ -27,6 +27,19 @@ impl Lie {
         Lie::endless(body, Vec::new(), 0)
     }
 
+    /// The lie with the name of a replica where it says `CLIENT`.
+    pub fn naming(&self, client_id: &str) -> Lie {
+        let head = match std::str::from_utf8(&self.head) {
+            Ok(text) => text.replace("CLIENT", client_id).into_bytes(),
+            Err(_) => self.head.clone(),
+        };
+        Lie {
+            head,
+            piece: self.piece.clone(),
+            ..*self
+        }
+    }
+
     pub fn with_status(self, status: u16) -> Lie {
         Lie { status, ..self }
     }

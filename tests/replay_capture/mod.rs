@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ffi, params_from_iter};
-use turso_sync::capture::log::{ChangeType, LogEntry, create_local_tables, write_entry};
+use turso_sync::capture::log::{ACTION_DEPTH, ChangeType, LogEntry, create_local_tables, write_entry};
 use turso_sync::error::{Error, Result};
 use turso_sync::record::{Value, encode};
 use turso_sync::replay::{Progress, PushGenerator, RebaseReport, ReplayStatement, Transactions, rebase};
@@ -276,8 +276,17 @@ impl Replica {
             before: record(&raw.before),
             after: record(&raw.after),
             updates,
-            depth: raw.depth,
+            depth: match raw.depth > 0 && self.is_child(&raw.table) {
+                true => ACTION_DEPTH,
+                false => raw.depth,
+            },
         }
+    }
+
+    /// Below depth 0, only foreign-key actions change children: no trigger of these tests does.
+    fn is_child(&self, table: &str) -> bool {
+        let sql = "SELECT count(*) FROM pragma_foreign_key_list(?1)";
+        self.conn.query_row(sql, [table], |r| r.get(0)).unwrap()
     }
 
     fn log(&mut self, mut entry: LogEntry) {

@@ -188,6 +188,10 @@ pub fn renamed(http: &HttpRequest, from: &str, to: &str) -> HttpRequest {
     changed
 }
 
+/// Place, from the end, of the last change in the first push of a replica that was just opened: behind it are two steps about
+/// its lineage, the watermark, COMMIT and ROLLBACK.
+pub const LAST_CHANGE: usize = 6;
+
 /// A remote's answer to a push: the step `from_end` from the end (1 is the ROLLBACK) fails.
 pub fn refuse(http: &HttpRequest, from_end: usize, message: &str, code: &str) -> (u16, Vec<u8>) {
     if http.path == "/push-changes" {
