@@ -46,6 +46,8 @@
 //!   what is generated from it.
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a
 //!   key that triggers add to such a table may then have other rowids there, and later changes of them find no row.
+//! * An UPDATE that copies a whole number from a VIRTUAL column of type REAL to a column without REAL affinity stores an
+//!   integer, but SQLite (3.53) computes STORED columns from the real: 2.0 here is 2 there, which computes it from what is stored.
 //! * Where columns hide all names of the rowid and there is no key, an update of one of several equal rows is a conflict.
 //! * A row that moves to another rowid, and has no other name, is deleted and inserted.
 

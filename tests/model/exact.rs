@@ -52,7 +52,7 @@ pub fn run_actions(
         if two
             && (exists(&ours) != exists(&theirs)
                 || in_progress(&ours) != in_progress(&theirs)
-                || stale_schema && !uncompiled(&ours) && uncompiled(&theirs))
+                || stale_schema && ours != theirs && uncompiled(&theirs))
         {
             return Ok(Ended::Differently);
         }

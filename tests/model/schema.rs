@@ -66,6 +66,18 @@ pub fn create_table(r: &Random, mode: &Mode, catalog: &Catalog, name: &str) -> S
         let (a, b) = (quoted(r, columns[0]), quoted(r, columns[1]));
         parts.push(format!("UNIQUE ({a}, {b}){}", mode.constraint_conflict(r)));
     }
+    // See the list in `src/replay/mod.rs`.
+    let virtual_real = |part: &String| {
+        let generated = part.contains(" AS (") && !part.ends_with(" STORED");
+        generated && (part.contains(" REAL AS") || part.contains(" DOUBLE AS"))
+    };
+    if parts.iter().any(virtual_real) {
+        for part in &mut parts {
+            if let Some(column) = part.strip_suffix(" STORED") {
+                *part = format!("{column} VIRTUAL");
+            }
+        }
+    }
     let options = match (without_rowid, strict) {
         (true, true) => " WITHOUT ROWID, STRICT",
         (true, false) => " WITHOUT ROWID",
