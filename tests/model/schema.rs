@@ -225,8 +225,11 @@ pub fn create_trigger(r: &Random, mode: &Mode, catalog: &Catalog) -> Option<Stri
         false => "AFTER",
     };
     let source = if event == "DELETE" { "old" } else { "new" };
-    // Before an insert, a rowid that SQLite will choose is not defined, nor what is generated from it.
-    let defined = |c: &&Column| time != "BEFORE" || event != "INSERT" || c.key == 0 && !c.generated;
+    // Before an insert, a rowid that SQLite will choose is not defined, nor what is generated from it. A column with a name of
+    // the rowid may be dropped later, and then the trigger means the rowid.
+    let of_rowid = |c: &Column| ["rowid", "_rowid_", "oid"].contains(&c.name.to_ascii_lowercase().as_str());
+    let defined =
+        |c: &&Column| time != "BEFORE" || event != "INSERT" || c.key == 0 && !c.generated && !of_rowid(c);
     let columns: Vec<_> = table.columns.iter().filter(defined).collect();
     let mut body = String::new();
     for _ in 0..1 + r.below(2) {
