@@ -11,9 +11,9 @@ status="$dir/$name.status"
 rm -f "$status"
 { "$@" 2>&1; echo $? > "$status"; } | tee "$log"
 code=$(cat "$status")
-passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{n += $1} END {print n + 0}')
-failed=$(grep -oE '[0-9]+ failed' "$log" | awk '{n += $1} END {print n + 0}')
-skipped=$(grep -oE '[0-9]+ (ignored|skipped)' "$log" | awk '{n += $1} END {print n + 0}')
+passed=$(grep -aoE '[0-9]+ passed' "$log" | awk '{n += $1} END {print n + 0}')
+failed=$(grep -aoE '[0-9]+ failed' "$log" | awk '{n += $1} END {print n + 0}')
+skipped=$(grep -aoE '[0-9]+ (ignored|skipped)' "$log" | awk '{n += $1} END {print n + 0}')
 echo "$name $passed $failed $skipped" > "$dir/$name.count"
 if [ "$code" -ne 0 ]; then
     echo "$name: FAILED (exit $code)" >&2
