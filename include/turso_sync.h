@@ -74,6 +74,12 @@
  *   turso_sync_database_settle_foreign_changes makes these changes pending (ADOPT) or undoes them (DISCARD);
  *   `foreign_policy` in turso_sync_options_t decides up front.
  *
+ * Copies, backups and other remotes
+ *   A copied replica, and one that was restored from a backup, go on under a name of their own. A remote that cannot be the
+ *   replica's own, because it is another one or was restored from a backup, is refused with ERROR of category IDENTITY, and
+ *   nothing changes; turso_sync_database_accept_remote goes on with it. An ordinary SQLite database becomes a replica with
+ *   `adopt_database` in turso_sync_options_t.
+ *
  * Watching and stopping
  *   turso_sync_operation_progress tells how far an operation has come, and turso_sync_operation_cancel stops it, both from any
  *   thread. turso_sync_operation_error and turso_sync_last_error say what went wrong in a form a program can act on:
@@ -723,6 +729,12 @@ typedef struct {
      * A value of `turso_sync_protocol_version_t`; others are MISUSE.
      */
     uint32_t protocol_version_hint;
+    /**
+     * 1 = an ordinary SQLite database at the path becomes the replica when it is created: nothing is downloaded, and all that
+     * it holds is pending; the first push merges it with what the remote has. 0 = such a database is refused. Other values
+     * are MISUSE.
+     */
+    uint32_t adopt_database;
 } turso_sync_options_t;
 
 /**
@@ -1044,8 +1056,9 @@ typedef struct {
      */
     turso_sync_keeper_state_t state;
     /**
-     * Status code of the last push, or else the last pull, if it failed; OK if both went well. CONSTRAINT is a conflict:
-     * pushing goes on as soon as something changes. See turso_sync_keeper_error.
+     * Status code of the last push, or else the last pull, if it failed; OK if both went well. CONSTRAINT is a conflict,
+     * and category FOREIGN (see turso_sync_keeper_error) what another program has written: pushing goes on as soon as
+     * something changes.
      */
     turso_status_code_t code;
     /**
@@ -1432,6 +1445,22 @@ turso_status_code_t turso_sync_database_settle_foreign_changes(const turso_sync_
                                                                const char **error_opt_out);
 
 /**
+ * Begins to go on with a remote that is not the one that this replica knows: another one, or one that was restored from a
+ * backup. All other operations refuse it with ERROR of category IDENTITY. Downloads it whole. Result: none. Not part of the
+ * SDK kit of Turso.
+ *
+ * Pending changes stay pending. `policy`, a value of `turso_sync_foreign_policy_t`, says what becomes of everything else
+ * that is here and not on the remote: with ADOPT it becomes pending, where rows that differ are overwritten by those
+ * here and nothing is removed; with DISCARD it goes; with STOP the operation fails with ERROR of category FOREIGN, and
+ * turso_sync_database_foreign_tables tells the tables. The call itself is MISUSE for other values.
+ */
+TURSO_API
+turso_status_code_t turso_sync_database_accept_remote(const turso_sync_database_t *database,
+                                                      uint32_t policy,
+                                                      const turso_sync_operation_t **operation,
+                                                      const char **error_opt_out);
+
+/**
  * Works on the operation until it ends or needs IO.
  *
  * IO: serve the requests in the queue (turso_sync_database_io_take_item), then resume again; resuming too early only
@@ -1558,9 +1587,10 @@ turso_status_code_t turso_sync_operation_run(const turso_sync_database_t *databa
  * copied, but for callbacks and their contexts. `config->deadline_ms` is for one push or pull. `*keeper` is released with
  * turso_sync_keeper_deinit. It keeps the replica open on its own: `database` may be released before.
  *
- * Failures are repeated, with growing pauses of up to a minute; after a conflict, pushing stops until something changes
- * here or on the remote. Connections, other operations and the functions for conflicts can be used as always; a push or
- * pull of your own may be BUSY while the keeper is at it: use turso_sync_keeper_sync_now.
+ * Failures are repeated, with growing pauses of up to a minute; after a conflict, and when another program has written
+ * the file, pushing stops until something changes here or on the remote. Connections, other operations and the functions
+ * for conflicts can be used as always; a push or pull of your own may be BUSY while the keeper is at it: use
+ * turso_sync_keeper_sync_now.
  *
  * Errors: MISUSE for NULL pointers, wrong settings, and before the replica is open; ERROR if the library was built without
  * the driver.

@@ -153,6 +153,67 @@ fn a_conflict_is_listed_and_resolved() {
 }
 
 #[test]
+fn what_another_program_has_written_is_listed_and_decided_about() {
+    let remote = Remote::start(SCHEMA);
+    let dir = tempfile::tempdir().unwrap();
+    let a = name(&dir, "a.db");
+    prints(&["init", &a, "--url", &remote.url]);
+    assert_eq!(
+        prints(&["foreign", &a]),
+        "no other program has changed the database\n"
+    );
+    assert!(json(&["foreign", &a]).is_empty());
+    let foreign = |sql: &str| {
+        rusqlite::Connection::open(&a)
+            .unwrap()
+            .execute_batch(sql)
+            .unwrap()
+    };
+    foreign("INSERT INTO note VALUES (5, 'theirs')");
+    let (code, message) = fails(&["sync", &a]);
+    assert!(
+        code == 1 && message.contains("note") && message.contains("adopt"),
+        "{message}"
+    );
+    for _ in 0..2 {
+        assert_eq!(json(&["foreign", &a]), [serde_json::json!({"table": "note"})]);
+    }
+    assert!(prints(&["foreign", &a, "--with", "adopt"]).contains("1 changes are pending"));
+    prints(&["sync", &a]);
+    assert_eq!(tables(Path::new(&a)), remote.tables());
+    foreign("DELETE FROM note");
+    assert!(prints(&["foreign", &a]).contains("note"));
+    assert!(prints(&["foreign", &a, "--with", "discard"]).contains("everything is on the remote"));
+    assert_eq!(tables(Path::new(&a)), remote.tables());
+    assert_eq!(tables(Path::new(&a))["note"].len(), 2);
+}
+
+#[test]
+fn an_ordinary_database_is_adopted_and_another_remote_accepted() {
+    let (remote, other) = (Remote::start(""), Remote::start(SCHEMA));
+    let dir = tempfile::tempdir().unwrap();
+    let a = name(&dir, "a.db");
+    let sql = format!("{SCHEMA}; INSERT INTO note VALUES (2, 'second')");
+    rusqlite::Connection::open(&a)
+        .unwrap()
+        .execute_batch(&sql)
+        .unwrap();
+    let (code, message) = fails(&["init", &a, "--url", &remote.url]);
+    assert!(code == 1 && message.contains("adopt"), "{message}");
+    assert!(prints(&["init", &a, "--url", &remote.url, "--adopt"]).contains("changes are pending"));
+    prints(&["sync", &a]);
+    assert_eq!(tables(Path::new(&a)), remote.tables());
+    let (code, message) = fails(&["sync", &a, "--url", &other.url]);
+    assert!(code == 1 && message.contains("accept"), "{code} {message}");
+    let (_, message) = fails(&["accept", &a, "--url", &other.url]);
+    assert!(message.contains("note"), "{message}");
+    prints(&["accept", &a, "--url", &other.url, "--with", "adopt"]);
+    prints(&["sync", &a]);
+    assert_eq!(tables(Path::new(&a)), other.tables());
+    assert_eq!(other.tables()["note"].len(), 2);
+}
+
+#[test]
 fn an_offline_start_meets_its_remote_later() {
     let remote = Remote::start(SCHEMA);
     let dir = tempfile::tempdir().unwrap();
@@ -198,6 +259,8 @@ fn mistakes_are_explained() {
         "push",
         "sync",
         "status",
+        "foreign",
+        "accept",
         "conflicts",
         "checkpoint",
         "verify",

@@ -368,6 +368,7 @@ fn a_base_that_is_lost_while_the_remote_moves_on_needs_a_decision() {
         assert_eq!(a.text("SELECT count(*) FROM note WHERE text = 'theirs'"), theirs);
         // What is captured, and what only the remote has, stays in any case.
         assert_eq!(a.text("SELECT count(*) FROM item WHERE id = 9"), "1");
+        assert_eq!(a.text("SELECT count(*) FROM note WHERE text = 'b'"), "1");
         assert_eq!(a.text("SELECT count(*) FROM log WHERE what = 'ours'"), "1");
     }
 }

@@ -13,6 +13,7 @@ use files::Backup;
 use support::*;
 use turso_sync::capture::lineage::Writer;
 use turso_sync::capture::{Connection, OpenOptions};
+use turso_sync::engine::ForeignPolicy;
 use turso_sync::error::{Category, Result};
 
 const SHOP: &str = "
@@ -41,6 +42,10 @@ fn notes(remote: &Remote) -> Vec<String> {
         .collect();
     notes.sort();
     notes
+}
+
+fn accept(replica: &Replica, policy: ForeignPolicy) -> Result<()> {
+    run(&replica.engine, replica.engine.accept_remote(policy))
 }
 
 /// Syncs all, so that each has seen what the others have pushed, and compares.
@@ -513,6 +518,133 @@ fn another_remote_and_one_that_was_restored_are_refused_and_nothing_is_lost() {
     b.sql("DETACH old");
     converge(&remote, &[&b]);
     assert_eq!(notes(&remote), ["a", "b", "forgotten by the remote", "pending"]);
+}
+
+/// Puts the database of the remote back to what `old` holds.
+fn restore(remote: &mut Remote, old: &std::path::Path) {
+    remote.stop();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", remote.path.display()));
+    }
+    std::fs::copy(old, &remote.path).unwrap();
+    remote.resume();
+}
+
+/// A replica `a` with changes that the remote has forgotten, and with pending ones; another one may have forgotten changes,
+/// too.
+fn forgetful_remote() -> (Remote, tempfile::TempDir, Replica) {
+    let (mut remote, dir, a) = scene();
+    a.push().unwrap();
+    let old = dir.path().join("remote.backup");
+    plain(&remote.path)
+        .execute_batch(&format!("VACUUM INTO '{}'", old.display()))
+        .unwrap();
+    a.sql("INSERT INTO note VALUES ('forgotten'); UPDATE item SET price = 9 WHERE id = 1; INSERT INTO item VALUES (4, 'new', 4)");
+    a.sync().unwrap();
+    note(&a, "pending");
+    let path = a.path.clone();
+    drop(a);
+    restore(&mut remote, &old);
+    let a = Replica::open(&path, &remote.url);
+    // At the place where `a` has what the remote has forgotten.
+    let b = Replica::open(&dir.path().join("b.db"), &remote.url);
+    b.sql("INSERT INTO note VALUES ('of b'); INSERT INTO item VALUES (5, 'of b', 5)");
+    b.sync().unwrap();
+    (remote, dir, a)
+}
+
+#[test]
+fn a_remote_that_was_restored_can_be_accepted() {
+    for policy in [ForeignPolicy::Adopt, ForeignPolicy::Discard] {
+        let (remote, dir, a) = forgetful_remote();
+        let before = a.tables();
+        assert_eq!(a.sync().unwrap_err().category, Category::Identity);
+        let e = accept(&a, ForeignPolicy::Stop).unwrap_err();
+        assert_eq!(e.category, Category::Foreign, "{e}");
+        assert_eq!(a.engine.foreign_tables(), ["item", "note"]);
+        assert_eq!(a.tables(), before);
+        accept(&a, policy).unwrap();
+        assert_eq!(accept(&a, ForeignPolicy::Stop).err(), None);
+        let b = Replica::open(&dir.path().join("b.db"), &remote.url);
+        converge(&remote, &[&a, &b]);
+        match policy == ForeignPolicy::Adopt {
+            true => {
+                assert_eq!(notes(&remote), ["a", "b", "forgotten", "of b", "pending"]);
+                assert_eq!(
+                    a.text("SELECT group_concat(price) FROM item"),
+                    "9.0,7.25,3.0,4.0,5.0"
+                );
+            }
+            false => {
+                assert_eq!(notes(&remote), ["a", "b", "of b", "pending"]);
+                assert_eq!(a.text("SELECT group_concat(price) FROM item"), "1.5,7.25,3.0,5.0");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_remote_can_be_accepted() {
+    let (_remote, dir, a) = scene();
+    a.sync().unwrap();
+    note(&a, "pending");
+    let path = a.path.clone();
+    drop(a);
+    let other = Remote::start(
+        "CREATE TABLE note (text); CREATE TABLE theirs (x PRIMARY KEY, y);
+         INSERT INTO note VALUES ('other first'), ('second'), ('other third'); INSERT INTO theirs VALUES (1, 2);",
+    );
+    let a = Replica::open(&path, &other.url);
+    assert!(a.sync().is_err());
+    accept(&a, ForeignPolicy::Adopt).unwrap();
+    let b = Replica::open(&dir.path().join("b.db"), &other.url);
+    converge(&other, &[&a, &b]);
+    // Rows without a key that differ are different rows; the same row at the same place is the same one.
+    assert_eq!(notes(&other), ["a", "b", "other first", "other third", "pending"]);
+    assert_eq!(a.text("SELECT count(*) FROM note WHERE text = 'second'"), "1");
+    assert_eq!(a.text("SELECT count(*) FROM note WHERE text = 'first'"), "1");
+    assert_eq!(
+        (other.tables()["item"].len(), other.tables()["theirs"].len()),
+        (3, 1)
+    );
+}
+
+/// The remote is the right one, and nothing is to be decided.
+#[test]
+fn the_own_remote_is_accepted_without_harm() {
+    let (remote, _dir, a) = scene();
+    let before = client_id(&a);
+    accept(&a, ForeignPolicy::Stop).unwrap();
+    assert_eq!(client_id(&a), before);
+    converge(&remote, &[&a]);
+    assert_eq!(notes(&remote), ["a", "b"]);
+}
+
+/// What they adopt has the same numbers in both files.
+#[test]
+fn copies_that_adopt_different_changes_of_other_programs_keep_them_all() {
+    let (remote, dir, a) = scene();
+    let path = a.path.clone();
+    drop(a);
+    let copy = dir.path().join("copy.db");
+    Backup::of(&path).put(&copy);
+    let mut replicas = Vec::new();
+    for (path, name) in [(&path, "theirs in a"), (&copy, "theirs in the copy")] {
+        plain(path)
+            .execute_batch(&format!(
+                "PRAGMA wal_autocheckpoint = 0; INSERT INTO note VALUES ('{name}')"
+            ))
+            .unwrap();
+        let replica = Replica::open(path, &remote.url);
+        run(
+            &replica.engine,
+            replica.engine.settle_foreign_changes(ForeignPolicy::Adopt),
+        )
+        .unwrap();
+        replicas.push(replica);
+    }
+    converge(&remote, &[&replicas[0], &replicas[1]]);
+    assert_eq!(notes(&remote), ["a", "b", "theirs in a", "theirs in the copy"]);
 }
 
 #[test]

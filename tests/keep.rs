@@ -272,6 +272,25 @@ fn a_conflict_waits_for_a_change_and_a_change_is_enough() {
     assert_eq!(rows(&b), 3);
 }
 
+/// The decision is a change, as resolving a conflict is.
+#[test]
+fn what_another_program_has_written_waits_for_a_decision() {
+    let remote = Remote::start(TABLE);
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&remote, &dir, "a.db");
+    let other = rusqlite::Connection::open(dir.path().join("a.db")).unwrap();
+    other.execute_batch("INSERT INTO t VALUES (1, 'theirs')").unwrap();
+    let keeper = keep(&a);
+    a.sql("INSERT INTO t VALUES (2, 'ours')");
+    let foreign = |e: &turso_sync::error::Error| e.category == Category::Foreign;
+    until(|| keeper.status().error.as_ref().is_some_and(foreign));
+    assert_eq!(keeper.sync_now().unwrap_err().category, Category::Foreign);
+    let adopt = turso_sync::engine::ForeignPolicy::Adopt;
+    // The keeper may have the lock for a moment.
+    until(|| run(&a.engine, a.engine.settle_foreign_changes(adopt)).is_ok());
+    until(|| keeper.status().error.is_none() && remote.tables()["t"].len() == 2);
+}
+
 #[test]
 fn a_push_may_pull_while_a_wait_is_under_way() {
     let remote = Remote::start(TABLE);

@@ -1,4 +1,5 @@
-//! What another program has written into a replica's file: which tables, and what becomes of it.
+//! What another program has written into a replica's file, and remotes that are not the replica's own: which tables differ,
+//! and what becomes of that.
 
 use std::ffi::c_char;
 
@@ -73,6 +74,29 @@ pub unsafe extern "C" fn turso_sync_database_settle_foreign_changes(
     let start = |db: &turso_sync_database_t| {
         let policy = turso_sync_foreign_policy_t::read(policy)?;
         Ok(db.engine.settle_foreign_changes(policy).into())
+    };
+    // SAFETY: the pointer rules of the header.
+    unsafe { begin(database, operation, error_opt_out, start) }
+}
+
+/// Begins to go on with a remote that is not the one that this replica knows: another one, or one that was restored from a
+/// backup. All other operations refuse it with ERROR of category IDENTITY. Downloads it whole. Result: none. Not part of the
+/// SDK kit of Turso.
+///
+/// Pending changes stay pending. `policy`, a value of `turso_sync_foreign_policy_t`, says what becomes of everything else
+/// that is here and not on the remote: with ADOPT it becomes pending, where rows that differ are overwritten by those
+/// here and nothing is removed; with DISCARD it goes; with STOP the operation fails with ERROR of category FOREIGN, and
+/// turso_sync_database_foreign_tables tells the tables. The call itself is MISUSE for other values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn turso_sync_database_accept_remote(
+    database: *const turso_sync_database_t,
+    policy: u32,
+    operation: *mut *const turso_sync_operation_t,
+    error_opt_out: *mut *const c_char,
+) -> turso_status_code_t {
+    let start = |db: &turso_sync_database_t| {
+        let policy = turso_sync_foreign_policy_t::read(policy)?;
+        Ok(db.engine.accept_remote(policy).into())
     };
     // SAFETY: the pointer rules of the header.
     unsafe { begin(database, operation, error_opt_out, start) }

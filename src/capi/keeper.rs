@@ -54,8 +54,9 @@ pub struct turso_sync_keeper_status_t {
     pub size: usize,
     /// What it is doing.
     pub state: turso_sync_keeper_state_t,
-    /// Status code of the last push, or else the last pull, if it failed; OK if both went well. CONSTRAINT is a conflict:
-    /// pushing goes on as soon as something changes. See turso_sync_keeper_error.
+    /// Status code of the last push, or else the last pull, if it failed; OK if both went well. CONSTRAINT is a conflict,
+    /// and category FOREIGN (see turso_sync_keeper_error) what another program has written: pushing goes on as soon as
+    /// something changes.
     pub code: turso_status_code_t,
     /// Pushes that have sent something.
     pub pushes: u64,
@@ -86,9 +87,10 @@ impl Handle for turso_sync_keeper_t {}
 /// copied, but for callbacks and their contexts. `config->deadline_ms` is for one push or pull. `*keeper` is released with
 /// turso_sync_keeper_deinit. It keeps the replica open on its own: `database` may be released before.
 ///
-/// Failures are repeated, with growing pauses of up to a minute; after a conflict, pushing stops until something changes
-/// here or on the remote. Connections, other operations and the functions for conflicts can be used as always; a push or
-/// pull of your own may be BUSY while the keeper is at it: use turso_sync_keeper_sync_now.
+/// Failures are repeated, with growing pauses of up to a minute; after a conflict, and when another program has written
+/// the file, pushing stops until something changes here or on the remote. Connections, other operations and the functions
+/// for conflicts can be used as always; a push or pull of your own may be BUSY while the keeper is at it: use
+/// turso_sync_keeper_sync_now.
 ///
 /// Errors: MISUSE for NULL pointers, wrong settings, and before the replica is open; ERROR if the library was built without
 /// the driver.

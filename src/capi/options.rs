@@ -38,18 +38,19 @@ pub(super) unsafe fn read(
         read.tables_ignore = unsafe { read_names(options.tables_ignore, options.tables_ignore_count) }
             .map_err(|e| e.context("tables_ignore"))?;
         read.wal_pull_batch_size = options.wal_pull_batch_size;
-        read.use_transform = match options.use_transform {
-            0 => false,
-            1 => true,
-            other => {
-                return Err(Error::misuse(format!(
-                    "use_transform must be 0 or 1, not {other}"
-                )));
-            }
-        };
+        read.use_transform = read_switch("use_transform", options.use_transform)?;
+        read.adopt_database = read_switch("adopt_database", options.adopt_database)?;
         read.protocol_version_hint = read_version(options.protocol_version_hint)?;
     }
     Ok(read)
+}
+
+fn read_switch(name: &str, value: u32) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Error::misuse(format!("{name} must be 0 or 1, not {other}"))),
+    }
 }
 
 fn read_version(number: u32) -> Result<ProtocolVersion> {

@@ -123,6 +123,10 @@ pub struct turso_sync_options_t {
     pub foreign_policy: u32,
     /// A value of `turso_sync_protocol_version_t`; others are MISUSE.
     pub protocol_version_hint: u32,
+    /// 1 = an ordinary SQLite database at the path becomes the replica when it is created: nothing is downloaded, and all that
+    /// it holds is pending; the first push merges it with what the remote has. 0 = such a database is refused. Other values
+    /// are MISUSE.
+    pub adopt_database: u32,
 }
 
 /// An HTTP request. All slices live as long as the item.

@@ -64,7 +64,7 @@ fn structures_have_the_layout_of_the_contract() {
     layout!(turso_sync_keeper_status_t, 48, size 0, state 8, code 12, pushes 16, pulls 24, failures 32, retry_in_ms 40);
     layout!(turso_sync_options_t, 56, size 0, conflict_policy 8, tables_ignore 16, tables_ignore_count 24,
         wal_pull_batch_size 32, use_transform 40,
-        foreign_policy 44, protocol_version_hint 48);
+        foreign_policy 44, protocol_version_hint 48, adopt_database 52);
     layout!(turso_sync_conflict_t, 120, size 0, id 8, change_id 16, state 24, kind 28, operation 32, sqlite_code 36,
         changes 40, unix_time 48, table 56, key 72, constraint 88, message 104);
 }

@@ -78,6 +78,15 @@ impl Lineage {
         Ok(())
     }
 
+    /// Notes in a replica that ids from `segment.first` on are given out by another writer than before.
+    pub fn begin_in(conn: &Connection, segment: Segment) -> Result<()> {
+        let mut lineage = Lineage::read(conn)?;
+        lineage.begin(segment);
+        let sql = format!("DELETE FROM {STATE_TABLE} WHERE name > ?1 AND name < ?2");
+        conn.execute(&sql, (MARK, "lineage!"))?;
+        lineage.write(conn)
+    }
+
     /// The segments, oldest first.
     pub fn segments(&self) -> &[Segment] {
         &self.0

@@ -201,8 +201,10 @@ pub struct PlainDatabase {
     pub page_size: i64,
     /// As SQLite names it.
     pub encoding: String,
-    /// It has a change log that is not ours: another implementation's.
+    /// It has tables that only replicas have, but not all of ours: another implementation's.
     pub has_log: bool,
+    /// Bytes that each page reserves at its end.
+    pub reserved_bytes: u8,
 }
 
 /// Describes the database at `path` without changing it.
@@ -211,8 +213,21 @@ pub fn describe_plain(path: &Path, busy_timeout: Duration) -> Result<PlainDataba
     Ok(PlainDatabase {
         page_size: conn.query_row("PRAGMA page_size", [], |row| row.get(0))?,
         encoding: conn.query_row("PRAGMA encoding", [], |row| row.get(0))?,
-        has_log: log::has_table(&conn, log::LOG_TABLE)?,
+        has_log: has_log(&conn)?,
+        // <https://sqlite.org/fileformat2.html#the_database_header>
+        reserved_bytes: conn.query_row("SELECT data FROM sqlite_dbpage WHERE pgno = 1", [], |row| {
+            Ok(row.get_ref(0)?.as_blob()?.get(20).copied().unwrap_or_default())
+        })?,
     })
+}
+
+fn has_log(conn: &Connection) -> Result<bool> {
+    for table in log::LOCAL_TABLES.into_iter().chain([WATERMARK_TABLE]) {
+        if log::has_table(conn, table)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Creates a database without tables at `path`. SQLite writes its first page straight into the main file; `prepare` can
@@ -242,6 +257,37 @@ pub fn initialize(path: &Path, state: &ReplicaState, busy_timeout: Duration) -> 
     }
     .write(&txn)?;
     Ok(txn.commit()?)
+}
+
+/// Turns the database at `path`, which never was a replica, into one with an empty base and the state `state`. `log` writes
+/// its content into the change log, and knows which writer that is. All of it is in the log then, and nothing in the
+/// main file is touched before. BUSY if another program has it open.
+pub fn adopt(
+    path: &Path,
+    state: &ReplicaState,
+    busy_timeout: Duration,
+    log: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    let mut conn = open_internal(path, busy_timeout)?;
+    let txn = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    log::create_local_tables(&txn)?;
+    state.write(&txn)?;
+    log(&txn)?;
+    Ok(txn.commit()?)
+}
+
+/// Makes the database at `path` one in WAL mode whose log is empty. BUSY if another program reads from the log.
+pub fn empty_log(path: &Path, busy_timeout: Duration) -> Result<()> {
+    let conn = open_internal(path, busy_timeout)?;
+    switch_to_wal(&conn, path)?;
+    let busy: bool = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    match busy {
+        true => Err(Error::busy(format!(
+            "another program has {} open; close it first",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn switch_to_wal(conn: &Connection, path: &Path) -> Result<()> {

@@ -7,11 +7,11 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
-use super::keep_state::{Doing, KeepStatus, Side, State, Wanted};
+use super::keep_state::{Doing, KeepStatus, Side, State, Wanted, needs_decision};
 use super::retry::{Backoff, chance};
 use super::{DriverConfig, LONGEST_TIMEOUT};
 use crate::engine::{DatabaseSyncEngine, Watcher};
-use crate::error::{Category, Code, Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::io::{Control, Operation};
 
 /// Time until the next attempt after one that found the replica in use. Even the beginning of a wait uses it for a moment.
@@ -301,9 +301,9 @@ impl Shared {
             Err(e) => {
                 tracing::debug!(?side, "keep in sync: {e}");
                 let retry_after = e.retry_after_ms.map(Duration::from_millis);
-                let pause = match e.category {
-                    Category::Conflict => self.options.longest_pause,
-                    _ => self
+                let pause = match needs_decision(&e) {
+                    true => self.options.longest_pause,
+                    false => self
                         .backoff
                         .pause(state.side(side).failures + 1, retry_after, chance()),
                 };

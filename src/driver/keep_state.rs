@@ -66,6 +66,11 @@ pub(super) enum Doing {
     Pushing,
 }
 
+/// True if trying again is useless until somebody has decided what is to be done.
+pub(super) fn needs_decision(e: &Error) -> bool {
+    matches!(e.category, Category::Conflict | Category::Foreign)
+}
+
 #[derive(Default)]
 pub(super) struct SideState {
     /// When the next step is to begin; `None` = when something happens.
@@ -90,9 +95,9 @@ pub(super) struct SideState {
 }
 
 impl SideState {
-    fn is_in_conflict(&self) -> bool {
-        let conflict = |e: &Error| e.category == Category::Conflict;
-        self.error.as_ref().is_some_and(conflict)
+    /// Only a decision helps, about a conflict or about what another program has written.
+    fn is_undecided(&self) -> bool {
+        self.error.as_ref().is_some_and(needs_decision)
     }
 
     /// Begins a step no later than `at`, but not in a pause after a failure.
@@ -101,9 +106,9 @@ impl SideState {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// Something has changed that a conflict may have waited for.
-    fn release_conflict(&mut self) {
-        if self.is_in_conflict() {
+    /// Something has changed that may have been the decision, or does without it.
+    fn release_undecided(&mut self) {
+        if self.is_undecided() {
             self.held_until = None;
         }
     }
@@ -156,13 +161,13 @@ impl State {
         }
     }
 
-    /// Something may be there to push; conflicts may be gone.
+    /// Something may be there to push; a decision may have been made.
     pub fn committed(&mut self, at: Instant) {
         let [pull, push] = &mut self.sides;
-        push.release_conflict();
+        push.release_undecided();
         push.due_by(at);
-        if pull.is_in_conflict() {
-            pull.release_conflict();
+        if pull.is_undecided() {
+            pull.release_undecided();
             pull.due_by(at);
         }
     }
@@ -195,19 +200,19 @@ impl State {
                 let next = if something { now } else { later };
                 let [pull, push] = &mut self.sides;
                 pull.due_by(next);
-                // Another process may have committed; after a conflict only something new helps.
+                // Another process may have committed; if a decision is missing, only something new helps.
                 if something {
-                    push.release_conflict();
+                    push.release_undecided();
                 }
-                if !push.is_in_conflict() || something {
+                if !push.is_undecided() || something {
                     push.due_by(now);
                 }
             }
             Side::Push => {
                 self.pushes += u64::from(something);
                 let [pull, _] = &mut self.sides;
-                if pull.is_in_conflict() {
-                    pull.release_conflict();
+                if pull.is_undecided() {
+                    pull.release_undecided();
                     pull.due_by(now);
                 }
             }
@@ -221,13 +226,14 @@ impl State {
         side.due_by(again);
     }
 
-    /// A step failed. The next attempt is at `again`; that of a push after a conflict, when something has changed.
+    /// A step failed. The next attempt is at `again`; that of a push that needs a decision, when something has
+    /// changed.
     pub fn failed(&mut self, side: Side, error: Error, now: Instant, again: Instant) {
         self.failures += 1;
-        let conflict = error.category == Category::Conflict;
-        let waits = side == Side::Push && conflict;
+        let undecided = needs_decision(&error);
+        let waits = side == Side::Push && undecided;
         // A pull that saw a conflict just before a push settled it must not wait for the next one.
-        let settled = conflict && self.side(side.other()).ended != self.side(side).others_ended;
+        let settled = undecided && self.side(side.other()).ended != self.side(side).others_ended;
         let again = if settled && side == Side::Pull { now } else { again };
         let failed = self.side_mut(side);
         (failed.busy, failed.ended) = (false, failed.begun);

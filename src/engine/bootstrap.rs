@@ -67,6 +67,7 @@ impl Task {
         match (stored, state::inspect(self.path(), BUSY_TIMEOUT)?) {
             (stored, FileKind::Replica(state)) => self.reopen(stored, &state),
             (Some(stored), FileKind::PlainDatabase) => self.finish_bootstrap(stored),
+            (None, FileKind::PlainDatabase) if create && self.opts.adopt_database => self.adopt_database(),
             (None, FileKind::PlainDatabase) => Err(self.not_a_replica()?),
             (Some(stored), FileKind::Nothing) if stored.bootstrap().is_none() => {
                 Err(Error::corrupt(format!(
@@ -88,7 +89,7 @@ impl Task {
     }
 
     /// The error for a database that is somebody's: what it is, and how its content gets into a replica.
-    fn not_a_replica(&self) -> Result<Error> {
+    pub(super) fn not_a_replica(&self) -> Result<Error> {
         let path = &self.opts.path;
         let plain = state::describe_plain(self.path(), BUSY_TIMEOUT)?;
         if plain.has_log {
@@ -102,8 +103,9 @@ impl Task {
             _ => "make a UTF-8 copy of this file (.dump of the sqlite3 shell), ATTACH that there",
         };
         Ok(Error::identity(format!(
-            "{path} is a SQLite database that never was a replica (pages of {} bytes, {}); it is left as it is - create a \
-             replica at another path, {way}, and copy the tables with CREATE TABLE and INSERT ... SELECT",
+            "{path} is a SQLite database that never was a replica (pages of {} bytes, {}); it is left as it is - make it \
+             a replica with adopt_database, or create a replica at another path, {way}, and copy the tables with CREATE TABLE \
+             and INSERT ... SELECT",
             plain.page_size, plain.encoding
         )))
     }
@@ -205,7 +207,7 @@ impl Task {
         state::initialize(self.path(), &state, BUSY_TIMEOUT)
     }
 
-    fn save_configuration(&self, metadata: &mut DatabaseMetadata) -> bool {
+    pub(super) fn save_configuration(&self, metadata: &mut DatabaseMetadata) -> bool {
         let wanted = SavedConfiguration {
             remote_url: self.opts.remote_url.clone(),
         };

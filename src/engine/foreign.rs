@@ -5,16 +5,18 @@
 //! always found by comparing. If the remote no longer has the revision of a lost base, nobody can tell what it has
 //! written from what others have pushed meanwhile: the difference to the newest revision is all that is known.
 
+use super::identity::Admission;
 use super::lock::SyncGuard;
 use super::opts::ForeignPolicy;
 use super::rebuild::expected_state;
 use super::{BUSY_TIMEOUT, Inner, Task, base_state};
+use crate::capture::lineage::{Lineage, Segment};
 use crate::capture::log::write_entry;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
 use crate::replay::Plan;
-use crate::replay::diff::{Difference, Numbering, diff, keeps_everything};
+use crate::replay::diff::{Difference, Numbering, WithoutLoss, diff};
 
 /// Tables that an error text names at most.
 const NAMED: usize = 10;
@@ -25,6 +27,7 @@ pub(super) struct Reference<'a> {
     pub changes: &'a Changes,
     /// It is the base that the replica has, or had.
     pub exact: bool,
+    pub admission: Admission,
 }
 
 impl Inner {
@@ -42,7 +45,7 @@ impl Inner {
             reference.changes,
             BUSY_TIMEOUT,
             |context, writer| {
-                match expected_state(context, state, &self.ignored, reference.exact) {
+                match expected_state(context, state, &self.ignored, reference) {
                     // What is pending can be thrown upon the newest state by whoever resolves its conflicts.
                     Err(e)
                         if is_about_content(&e) && !reference.exact && policy == ForeignPolicy::Discard =>
@@ -58,17 +61,27 @@ impl Inner {
                     first_change_id: state::last_change_id(actual)?.saturating_add(1),
                     change_time: unix_time,
                 };
-                let adopt = policy == ForeignPolicy::Adopt;
                 let is_local = |name: &str| self.ignored.contains(name);
+                let mut without_loss = WithoutLoss::new(actual);
                 let found = diff(expected, actual, &is_local, numbering, &mut |entry| {
-                    if adopt && (reference.exact || keeps_everything(&entry, actual)?) {
-                        write_entry(writer, &entry)?;
-                    }
-                    Ok(())
+                    let adopted = match (policy, reference.exact) {
+                        (ForeignPolicy::Adopt, true) => Some(entry),
+                        (ForeignPolicy::Adopt, false) => without_loss.filter(entry)?,
+                        _ => None,
+                    };
+                    adopted.map_or(Ok(()), |entry| write_entry(writer, &entry))
                 })?;
+                if policy == ForeignPolicy::Adopt && !found.is_empty() {
+                    // A copy of this file may adopt something else under the same numbers.
+                    let segment = Segment {
+                        first: numbering.first_change_id,
+                        token: self.writer.new_token(),
+                    };
+                    Lineage::begin_in(writer, segment)?;
+                }
                 if policy == ForeignPolicy::Stop && !found.is_empty() {
                     *self.foreign_tables() = found.tables.clone();
-                    return Err(undecided(&found.tables, reference.exact));
+                    return Err(undecided(&found.tables, reference));
                 }
                 state::set_settled(writer, (context.log.salts, context.log.frames))?;
                 Ok(found)
@@ -94,6 +107,7 @@ impl Inner {
             base: Base::Known(base_state(&state)),
             changes: &changes,
             exact: true,
+            admission: Admission::Own,
         };
         self.examine(&reference, &state, policy).map(Some)
     }
@@ -149,17 +163,21 @@ fn unexplained(e: &Error) -> Error {
 }
 
 /// The error that asks for a decision.
-fn undecided(tables: &[String], exact: bool) -> Error {
+fn undecided(tables: &[String], reference: &Reference<'_>) -> Error {
     let mut names = tables.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     if tables.len() > NAMED {
         names.push_str(&format!(" and {} more", tables.len() - NAMED));
     }
-    Error::foreign(match exact {
-        true => format!(
+    Error::foreign(match (reference.exact, reference.admission) {
+        (true, _) => format!(
             "another program has changed the database without capture: {names}; nothing was synced or lost - adopt \
              these changes (they become pending) or discard them"
         ),
-        false => format!(
+        (false, Admission::Any) => format!(
+            "what is here differs from the remote in {names}; nothing was synced or lost - adopt what is here (rows that only \
+             the remote has stay) or discard it"
+        ),
+        (false, Admission::Own) => format!(
             "another program has written the file, and the remote no longer has the revision that it was based on: what \
              differs from the remote now is in {names}, be it theirs or of others; nothing was synced or lost - adopt \
              what is here (rows that only the remote has stay) or discard it"

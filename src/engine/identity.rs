@@ -14,7 +14,26 @@ use std::sync::Arc;
 
 use super::{Environment, Inner};
 use crate::capture::lineage::{Agreement, Claim, Lineage, Writer};
-use crate::error::{Error, Result};
+use crate::error::{Category, Error, Result};
+
+/// Which remotes a replica takes for its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// The one that its base came from.
+    Own,
+    /// Any, because the user has said so. One that cannot be its own is met for the first time, under a new client id.
+    Any,
+}
+
+impl Admission {
+    /// What counts instead of `e`, if it says that the remote cannot be the replica's own.
+    pub fn or_any<T>(self, e: Error, newcomer: impl FnOnce() -> T) -> Result<T> {
+        match self == Admission::Any && e.category == Category::Identity {
+            true => Ok(newcomer()),
+            false => Err(e),
+        }
+    }
+}
 
 /// What a remote says about a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +59,7 @@ pub(super) fn standing(
         Agreement::Unknown(agreed) => {
             return Err(Error::identity(format!(
                 "this file is a copy or an old backup of a replica that was written by so many others since that the remote \
-                 no longer knows which of the changes from {} on it has; nothing was changed: create a new replica",
+                 no longer knows which of the changes from {} on it has; nothing was changed: {WAYS_ON}",
                 agreed + 1
             )));
         }
@@ -60,7 +79,7 @@ pub(super) fn check_watermark(before: Option<(i64, i64)>, now: Option<(i64, i64)
     if pull_gen != 0 || watermark < 0 {
         return Err(Error::identity(format!(
             "the remote has acknowledged change {watermark} of generation {pull_gen} to this replica, which only another \
-             implementation of Turso sync does; create a new replica"
+             implementation of Turso sync does; {WAYS_ON}"
         )));
     }
     if before.is_some_and(|(_, before)| watermark < before) {
@@ -70,11 +89,14 @@ pub(super) fn check_watermark(before: Option<(i64, i64)>, now: Option<(i64, i64)
 }
 
 fn forgotten() -> Error {
-    Error::identity(
+    Error::identity(format!(
         "the remote no longer knows changes of this replica that it had acknowledged: it is another database, or it \
-         was restored from a backup; nothing was changed",
-    )
+         was restored from a backup; nothing was changed: {WAYS_ON}"
+    ))
 }
+
+/// What a user can do whose replica and remote do not belong together.
+const WAYS_ON: &str = "give the URL of the right remote, accept this one as it is, or create a new replica";
 
 /// What a file is to the remote from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,10 +138,9 @@ pub(super) fn place(
         name = successor(&name, token, begins);
         standing = self::standing(None, &claim(&name)?, &ours.since(begins), last)?;
         if standing.displaced && standing.acknowledged <= has {
-            return Err(Error::identity(
-                "the remote contradicts itself about who has made changes of this replica; nothing was changed: create a \
-                 new replica",
-            ));
+            return Err(Error::identity(format!(
+                "the remote contradicts itself about who has made changes of this replica; nothing was changed: {WAYS_ON}"
+            )));
         }
         has = has.max(standing.acknowledged);
     }
@@ -157,7 +178,6 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::capture::lineage::Segment;
-    use crate::error::Category;
 
     fn lineage(segments: &[(i64, i64)]) -> Lineage {
         let segments = segments.iter();

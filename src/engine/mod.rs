@@ -10,6 +10,7 @@
 //! Push, apply, checkpoint and the making of a replica exclude each other through the lock file. Opening what is there,
 //! and the download of a wait, do not need it, so that a long poll never blocks a push.
 
+mod adopt;
 mod bootstrap;
 mod conflicts;
 mod dialect;
@@ -305,6 +306,22 @@ impl DatabaseSyncEngine {
             let settled = task.settle_now(policy, &guard).await;
             task.leave(guard);
             settled?;
+            task.tell_watchers();
+            Ok(())
+        })
+    }
+
+    /// Goes on with a remote that is not the one that this replica knows: another one, or one that was restored from a backup,
+    /// which all other operations refuse (category `Identity`). Downloads it whole. Pending changes stay pending. What else is
+    /// here and not on the remote, acknowledged before or made by others, becomes pending with [`ForeignPolicy::Adopt`], where
+    /// rows that differ are overwritten by those here and nothing is removed; it goes with [`ForeignPolicy::Discard`]. With
+    /// [`ForeignPolicy::Stop`] the operation ends with an error of category `Foreign` if there is anything.
+    pub fn accept_remote(&self, policy: ForeignPolicy) -> Operation<()> {
+        self.operation("accept remote", move |task| async move {
+            let guard = task.lock()?;
+            let accepted = task.accept_remote(policy, &guard).await;
+            task.leave(guard);
+            accepted?;
             task.tell_watchers();
             Ok(())
         })

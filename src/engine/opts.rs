@@ -34,6 +34,11 @@ pub struct DatabaseSyncEngineOpts {
     pub long_poll_timeout_ms: u32,
     /// Download the remote when the replica is created; otherwise it starts empty and offline.
     pub bootstrap_if_empty: bool,
+    /// Make an ordinary SQLite database at the path a replica when it is created: nothing is downloaded, and all that the
+    /// database holds is pending. A push merges it with what the remote has: tables of the same definition by their keys,
+    /// where the rows here count as newer; rows without a key are added. The log holds a second copy of everything until
+    /// then. Otherwise such a database is refused.
+    pub adopt_database: bool,
     /// Bytes that the remote reserves at the end of each page: a database that starts empty reserves as many, and a
     /// remote that reserves another number is refused. 0 = whatever the remote has, and none before the first pull.
     pub reserved_bytes: u8,
@@ -78,6 +83,7 @@ impl std::fmt::Debug for DatabaseSyncEngineOpts {
             .field("client_name", &self.client_name)
             .field("long_poll_timeout_ms", &self.long_poll_timeout_ms)
             .field("bootstrap_if_empty", &self.bootstrap_if_empty)
+            .field("adopt_database", &self.adopt_database)
             .field("push_operations_threshold", &self.push_operations_threshold)
             .field("pull_bytes_threshold", &self.pull_bytes_threshold)
             .field("wal_pull_batch_size", &self.wal_pull_batch_size)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::foreign::Reference;
+use super::identity::Admission;
 use super::lock::SyncGuard;
 use super::opts::ForeignPolicy;
 use super::remote::{Shared, check_reserved};
@@ -30,6 +31,7 @@ struct Download {
     whole: bool,
     /// Another program has written the main file, so that the base is lost.
     written: bool,
+    admission: Admission,
 }
 
 impl DbChangesStatus {
@@ -122,6 +124,7 @@ impl Task {
             epoch: state.epoch,
             whole: !intact,
             written,
+            admission: Admission::Own,
         }))
     }
 
@@ -151,7 +154,26 @@ impl Task {
             epoch: state.epoch,
             whole: true,
             written,
+            admission: Admission::Own,
         }))
+    }
+
+    /// Makes the newest state of the remote the base, whatever it knows of this replica. What is here and not pending is
+    /// treated as if another program had written it.
+    pub(super) async fn accept_remote(&self, policy: ForeignPolicy, guard: &SyncGuard) -> Result<()> {
+        self.settle(policy, guard)?;
+        let state = self.base(guard)?.0;
+        let (header, changes) = self.receive(&PullUpdatesRequest::default()).await?;
+        changes.validate(None)?;
+        let download = Download {
+            changes,
+            revision: header.server_revision,
+            epoch: state.epoch,
+            whole: true,
+            written: true,
+            admission: Admission::Any,
+        };
+        self.apply_deciding(&download, guard, self.plan(), policy).await
     }
 
     async fn receive(&self, request: &PullUpdatesRequest) -> Result<(PullHeader, Changes)> {
@@ -280,17 +302,25 @@ impl Task {
             false => Base::Known(base_state(&state)),
             true => Base::Lost { epoch: state.epoch },
         };
-        let exact = downloaded.revision == state.revision;
+        let admission = downloaded.admission;
+        // Another remote may give its revisions the same names.
+        let exact = downloaded.revision == state.revision && admission == Admission::Own;
         let unmoved = downloaded.whole && exact;
         let plan = Plan { unmoved, ..plan };
         if downloaded.whole && (exact || downloaded.written) {
             let changes = &downloaded.changes;
-            let reference = Reference { base, changes, exact };
+            let reference = Reference {
+                base,
+                changes,
+                exact,
+                admission,
+            };
             self.examine(&reference, &state, policy)?;
             // What is known of the log is another mark now.
             self.base(guard)?;
         }
-        self.rebuild(base, &state, &downloaded.changes, &downloaded.revision, &plan)?;
+        let changes = &downloaded.changes;
+        self.rebuild_admitting(admission, base, &state, changes, &downloaded.revision, &plan)?;
         let (revision, now) = (downloaded.revision.clone(), self.environment.unix_time());
         let client_id = self.read_state()?.client_id;
         self.checkpoint_if_large(guard);

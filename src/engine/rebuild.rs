@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::identity::{Place, place, standing};
+use super::foreign::Reference;
+use super::identity::{Admission, Place, place, standing};
 use super::{BUSY_TIMEOUT, Inner, Task};
 use crate::capture::lineage::{Claim, Lineage, Segment};
 use crate::capture::state::{self, ReplicaState};
@@ -38,9 +39,23 @@ impl Task {
         revision: &str,
         plan: &Plan,
     ) -> Result<()> {
+        self.rebuild_admitting(Admission::Own, base, state, changes, revision, plan)
+    }
+
+    /// The same over a base that may be of a remote that is not the replica's own.
+    pub(super) fn rebuild_admitting(
+        &self,
+        admission: Admission,
+        base: Base,
+        state: &ReplicaState,
+        changes: &Changes,
+        revision: &str,
+        plan: &Plan,
+    ) -> Result<()> {
         self.control.enter(Stage::Applying);
         let identity = Identity {
             replica: self,
+            admission,
             displaced_at: Cell::new(None),
         };
         let apply = |replay: Replay<'_>| {
@@ -100,19 +115,23 @@ fn is_conflict(result: &Result<()>) -> bool {
     result.as_ref().is_err_and(|e| e.category == Category::Conflict)
 }
 
-/// Replays the pending changes over the base that they were made on (`exact`), or over another one, without what is only
-/// local.
+/// Replays the pending changes over the base that they were made on, or over another one, without what is only local.
 pub(super) fn expected_state(
     context: &ApplyContext<'_>,
     state: &ReplicaState,
     ignored: &IgnoredTables,
-    exact: bool,
+    reference: &Reference<'_>,
 ) -> Result<()> {
     let (current, scratch) = (context.current, context.scratch);
     let last = state::last_change_id(current)?;
     let before = state::read_watermark(current, &state.client_id)?;
     let claim = Claim::read(scratch, &state.client_id)?;
-    let acknowledged = standing(before, &claim, &Lineage::read(current)?, last)?.acknowledged;
+    let acknowledged = match standing(before, &claim, &Lineage::read(current)?, last) {
+        Ok(standing) => standing.acknowledged,
+        Err(e) => reference
+            .admission
+            .or_any(e, || known_acknowledged(before, state))?,
+    };
     log::create_local_tables(scratch)?;
     let progress = Progress {
         acknowledged,
@@ -120,11 +139,16 @@ pub(super) fn expected_state(
         last,
     };
     LocalTables::new(current, scratch, ignored).prepare(acknowledged)?;
-    match exact {
+    match reference.exact {
         true => replay::rebase_unmoved(current, scratch, progress),
         false => replay::rebase(current, scratch, progress),
     }
     .map(drop)
+}
+
+/// The change up to which the remote of old has everything, as far as this file knows.
+fn known_acknowledged(before: Option<(i64, i64)>, state: &ReplicaState) -> i64 {
+    before.map_or(0, |(_, known)| known).max(state.acknowledged)
 }
 
 /// Makes the new local state on the scratch.
@@ -172,7 +196,7 @@ fn new_state(
         tracing::info!(
             from = state.client_id,
             to = place.client_id,
-            "the file was copied or restored; it goes on under another client id"
+            "the remote knows another file under this client id, or none; this one goes on under another"
         );
     }
     let new = ReplicaState {
@@ -195,6 +219,7 @@ fn new_state(
 /// Whether the file still is the one that the remote knows.
 struct Identity<'a> {
     replica: &'a Inner,
+    admission: Admission,
     /// If it is not: what the remote has of it.
     displaced_at: Cell<Option<i64>>,
 }
@@ -210,7 +235,15 @@ impl Identity<'_> {
         let before = state::read_watermark(context.current, &state.client_id)?;
         let claim = |client_id: &str| Claim::read(context.scratch, client_id);
         let new_id = || self.replica.new_client_id();
-        let place = place(&state.client_id, before, (ours, last), claim, new_id)?;
+        let place = place(&state.client_id, before, (ours, last), claim, new_id).or_else(|e| {
+            let has = known_acknowledged(before, state);
+            self.admission.or_any(e, || Place {
+                client_id: self.replica.new_client_id(),
+                begins: has + 1,
+                has,
+                acknowledged: 0,
+            })
+        })?;
         if place.client_id != state.client_id {
             self.displaced_at.set(Some(place.has));
         }

@@ -49,22 +49,25 @@ impl PageStore {
 
         let copier = main_file::open(&self.main, Duration::ZERO)?;
         self.check_unchanged(revert.slot().stamp)?;
-        let (log_frames, copied_frames) = copy(&copier, "PASSIVE")?;
+        let copied = copy(&copier, "PASSIVE")
+            .and_then(|frames| fault::point("checkpoint:after-copy").map(|()| frames));
+        if !copied.as_ref().is_ok_and(|(log, copied)| copied == log) {
+            // SQLite syncs the main file only when it has copied everything.
+            writer.sync_file()?;
+        }
+        // A copy that failed halfway is ours, too, and all that it has overwritten is saved. When the log has grown,
+        // nobody could tell any more.
+        revert.publish(Slot {
+            stamp: Stamp::of(&self.main)?,
+            ..revert.slot()
+        })?;
+        let (log_frames, copied_frames) = copied?;
         let mut report = CheckpointReport {
             log_frames,
             copied_frames,
             saved_pages,
             ..Default::default()
         };
-        fault::point("checkpoint:after-copy")?;
-        if !report.complete() {
-            // SQLite syncs the main file only when it has copied everything.
-            writer.sync_file()?;
-        }
-        revert.publish(Slot {
-            stamp: Stamp::of(&self.main)?,
-            ..revert.slot()
-        })?;
         fault::point("checkpoint:after-stamp")?;
         if report.complete() {
             (revert, report.dropped_pages) = compact(revert, &writer, state, &self.revert)?;

@@ -17,7 +17,7 @@
 
 mod rows;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rusqlite::Connection;
 
@@ -114,18 +114,62 @@ pub fn diff(
     })
 }
 
-/// True if `entry`, a part of the difference that leads to `to`, takes nothing away that only the other side has. A trigger
-/// that is dropped comes back if `to` has it.
-pub fn keeps_everything(entry: &LogEntry, to: &Connection) -> Result<bool> {
-    if entry.change_type != ChangeType::Delete {
-        return Ok(true);
+/// [`diff`] to an empty database: all that `of` holds.
+pub fn content(
+    of: &Connection,
+    is_local: &dyn Fn(&str) -> bool,
+    numbering: Numbering,
+    sink: &mut dyn FnMut(LogEntry) -> Result<()>,
+) -> Result<Difference> {
+    diff(&Connection::open_in_memory()?, of, is_local, numbering, sink)
+}
+
+/// Takes out of a difference that leads to `to` what would take away something that only the other side has.
+pub struct WithoutLoss<'a> {
+    to: &'a Connection,
+    /// Which tables have no key.
+    keyless: HashMap<String, bool>,
+}
+
+impl<'a> WithoutLoss<'a> {
+    /// For differences that lead to `to`.
+    pub fn new(to: &'a Connection) -> Self {
+        WithoutLoss {
+            to,
+            keyless: HashMap::new(),
+        }
     }
-    match entry.table == SCHEMA_TABLE {
-        true => match Ddl::decode(entry)? {
-            Some(Ddl::Drop(row)) if row.kind != "table" => Ok(SchemaRow::find(to, &row.name)?.is_some()),
-            _ => Ok(false),
-        },
-        false => Ok(false),
+
+    /// What is left of `entry`. A trigger that is dropped comes back if `to` has it. Two rows without a key at one place may
+    /// be two rows: both stay.
+    pub fn filter(&mut self, entry: LogEntry) -> Result<Option<LogEntry>> {
+        let keeps = match (entry.change_type, entry.table == SCHEMA_TABLE) {
+            (ChangeType::Delete, true) => match Ddl::decode(&entry)? {
+                Some(Ddl::Drop(row)) if row.kind != "table" => SchemaRow::find(self.to, &row.name)?.is_some(),
+                _ => false,
+            },
+            (ChangeType::Delete, false) => false,
+            (ChangeType::Update, false) if self.is_keyless(&entry.table)? => {
+                return Ok(Some(LogEntry {
+                    change_type: ChangeType::Insert,
+                    before: None,
+                    updates: None,
+                    ..entry
+                }));
+            }
+            _ => true,
+        };
+        Ok(keeps.then_some(entry))
+    }
+
+    fn is_keyless(&mut self, name: &str) -> Result<bool> {
+        if let Some(keyless) = self.keyless.get(name) {
+            return Ok(*keyless);
+        }
+        let table = Table::load(self.to, name)?;
+        let keyless = table.is_some_and(|table| table.virtual_kind.is_none() && table.key.is_empty());
+        self.keyless.insert(name.to_owned(), keyless);
+        Ok(keyless)
     }
 }
 

@@ -245,6 +245,10 @@ static void test_foreign(const char *path) {
         CHECK(turso_sync_operation_result_kind(op) == TURSO_ASYNC_RESULT_NONE);
         turso_sync_operation_deinit(op);
     }
+    FAILS(TURSO_MISUSE, "got null pointer",
+          turso_sync_database_accept_remote(NULL, TURSO_SYNC_FOREIGN_POLICY_ADOPT, &op, err()));
+    FAILS(TURSO_MISUSE, "unknown foreign_policy: 3",
+          turso_sync_database_accept_remote(db, TURSO_SYNC_FOREIGN_POLICY_DISCARD + 1, &op, err()));
     REQUIRE(OK(turso_sync_database_foreign_tables(db, &tables, err())));
     CHECK(strcmp(tables, "[]") == 0);
     turso_str_deinit(tables);

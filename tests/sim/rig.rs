@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use turso_sync::capture::Connection;
-use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, Resolution};
+use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, ForeignPolicy, Resolution};
 use turso_sync::error::{Error, Result};
 use turso_sync::io::{HttpRequest, IoItem, Operation, OperationStatus, SyncEngineIoRequest, files};
 use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult};
@@ -151,6 +151,11 @@ impl Rig {
 
     pub fn pull(&mut self) -> Result<bool> {
         self.run(|engine| engine.pull_changes_from_remote())
+    }
+
+    /// Takes the remote for the right one, and what is here beside it for right.
+    pub fn accept(&mut self) -> Result<()> {
+        self.run(|engine| engine.accept_remote(ForeignPolicy::Adopt))
     }
 
     pub fn checkpoint(&mut self) -> Result<()> {

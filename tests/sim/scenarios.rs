@@ -180,6 +180,21 @@ fn started_offline() -> Rig {
     rig
 }
 
+/// An ordinary database lies where the replica is to be.
+fn ordinary() -> Rig {
+    let mut rig = offline();
+    rig.opts.adopt_database = true;
+    let sql = format!(
+        "BEGIN; {} {} INSERT INTO event VALUES ('t1');
+         INSERT INTO doc VALUES (1, 2, hex(zeroblob(9000)), 'mine'), (2, 3, 'x', 'mine'); COMMIT",
+        check::SCHEMA,
+        check::accounts(1)
+    );
+    let conn = rusqlite::Connection::open(&rig.path).unwrap();
+    conn.execute_batch(&sql).unwrap();
+    rig
+}
+
 fn ignoring() -> Rig {
     let mut rig = shop();
     rig.opts.tables_ignore = vec!["shelf".into()];
@@ -255,6 +270,10 @@ fn open(rig: &mut Rig) -> Result<()> {
 
 fn pull(rig: &mut Rig) -> Result<()> {
     rig.pull().map(drop)
+}
+
+fn accept(rig: &mut Rig) -> Result<()> {
+    rig.accept()
 }
 
 fn checkpoint(rig: &mut Rig) -> Result<()> {
@@ -351,6 +370,7 @@ pub fn all() -> Vec<Scenario> {
         open,
     );
     add("create offline", offline, open);
+    add("create from an ordinary database", ordinary, open);
     add("first pull after an offline start", started_offline, pull);
     add("first push after an offline start", started_offline, push);
     add("open", closed, open);
@@ -424,6 +444,7 @@ pub fn all() -> Vec<Scenario> {
     add("resolve: restore", set_aside, |rig| {
         resolve_by(rig, Resolution::Overwrite)
     });
+    add("accept the remote", pending_and_others, accept);
     add("checkpoint", pending, checkpoint);
     add("checkpoint after a pull", many_pulled, checkpoint);
     add("checkpoint with a reader", || with_reader(pending()), checkpoint);

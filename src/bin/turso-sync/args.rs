@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use turso_sync::engine::{ConflictPolicy, Resolution};
+use turso_sync::engine::{ConflictPolicy, ForeignPolicy, Resolution};
 
 /// Keep a local SQLite database in sync with Turso.
 ///
 /// A replica is an ordinary SQLite file. Change it with `turso-sync sql` or with a program that links the library: what plain
-/// SQLite writes is not noticed at once. The token is read from TURSO_AUTH_TOKEN or from --token-file.
+/// SQLite writes is noticed by the next sync, which asks what to do about it (see `foreign`). The token is read from TURSO_AUTH_TOKEN or from --token-file.
 #[derive(Parser)]
 #[command(name = "turso-sync", version, propagate_version = true)]
 pub struct Args {
@@ -31,6 +31,9 @@ pub enum Command {
         /// Start empty, and meet the remote with the first sync
         #[arg(long)]
         offline: bool,
+        /// Make the ordinary SQLite database that is there the replica; all that it holds is pending then
+        #[arg(long, conflicts_with = "offline")]
+        adopt: bool,
         /// First part of the name under which the remote knows this replica
         #[arg(long, default_value = "turso-sync")]
         client_name: String,
@@ -71,6 +74,24 @@ pub enum Command {
         /// What to do about it
         #[arg(long, value_enum, requires = "resolve")]
         with: Option<How>,
+    },
+    /// List the tables that another program has changed without capture, or decide about its changes
+    Foreign {
+        #[command(flatten)]
+        place: Place,
+        /// What to do about them
+        #[arg(long, value_enum)]
+        with: Option<Decision>,
+    },
+    /// Go on with a remote that is another one than before, or was restored from a backup
+    ///
+    /// Pending changes stay pending. Without --with it stops if anything else here is not on the remote, and lists the tables.
+    Accept {
+        #[command(flatten)]
+        place: Place,
+        /// What to do about what is here and not on the remote
+        #[arg(long, value_enum)]
+        with: Option<Decision>,
     },
     /// Move the write-ahead log into the database file
     Checkpoint {
@@ -157,6 +178,23 @@ impl From<How> for Resolution {
             How::Overwrite => Resolution::Overwrite,
             How::SetAside => Resolution::SetAside,
             How::Drop => Resolution::Drop,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Decision {
+    /// They become pending, and travel with the next push
+    Adopt,
+    /// They are undone
+    Discard,
+}
+
+impl From<Decision> for ForeignPolicy {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Adopt => ForeignPolicy::Adopt,
+            Decision::Discard => ForeignPolicy::Discard,
         }
     }
 }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use turso_sync::capture::{Connection, Statement, Step, ValueType};
-use turso_sync::engine::{Conflict, ConflictPolicy, Resolution};
-use turso_sync::error::{Error, Result};
+use turso_sync::engine::{Conflict, ConflictPolicy, ForeignPolicy, Resolution};
+use turso_sync::error::{Category, Error, Result};
 
 use super::args::{Args, Command, Place};
 use super::output::Output;
@@ -20,8 +20,9 @@ pub fn run(args: &Args, output: &Output) -> Result<ExitCode> {
         Command::Init {
             place,
             offline,
+            adopt,
             client_name,
-        } => init(place, quiet, *offline, client_name, output),
+        } => init(place, quiet, (*offline, *adopt), client_name, output),
         Command::Pull { place, conflicts } => {
             let replica = Replica::open(place, quiet, conflicts.policy.into())?;
             let news = replica.run("pull", replica.engine.pull_changes_from_remote())?;
@@ -42,6 +43,24 @@ pub fn run(args: &Args, output: &Output) -> Result<ExitCode> {
             (Some(id), Some(how)) => resolve_conflict(place, quiet, *id, (*how).into(), output),
             _ => list_conflicts(place, quiet, output),
         },
+        Command::Accept { place, with } => {
+            let replica = Replica::open(place, quiet, ConflictPolicy::Stop)?;
+            let policy = with.map_or(ForeignPolicy::Stop, ForeignPolicy::from);
+            replica.run("download", replica.engine.accept_remote(policy))?;
+            report(&replica, &[], output)
+        }
+        Command::Foreign { place, with: None } => list_foreign(place, quiet, output),
+        Command::Foreign {
+            place,
+            with: Some(decision),
+        } => {
+            let replica = Replica::open(place, quiet, ConflictPolicy::Stop)?;
+            replica.run(
+                "settle",
+                replica.engine.settle_foreign_changes((*decision).into()),
+            )?;
+            report(&replica, &[], output)
+        }
         Command::Checkpoint { place } => {
             let replica = Replica::open(place, quiet, ConflictPolicy::Stop)?;
             replica.run("checkpoint", replica.engine.checkpoint())?;
@@ -52,7 +71,13 @@ pub fn run(args: &Args, output: &Output) -> Result<ExitCode> {
     }
 }
 
-fn init(place: &Place, quiet: bool, offline: bool, client_name: &str, output: &Output) -> Result<ExitCode> {
+fn init(
+    place: &Place,
+    quiet: bool,
+    (offline, adopt): (bool, bool),
+    client_name: &str,
+    output: &Output,
+) -> Result<ExitCode> {
     if !offline && place.url.is_none() {
         return Err(Error::misuse(
             "give the URL of the remote with --url, or start without one with --offline",
@@ -60,6 +85,7 @@ fn init(place: &Place, quiet: bool, offline: bool, client_name: &str, output: &O
     }
     let replica = Replica::new(place, quiet, |opts| {
         opts.bootstrap_if_empty = !offline;
+        opts.adopt_database = adopt;
         opts.client_name = client_name.to_owned();
     })?;
     replica.run("download", replica.engine.create_db())?;
@@ -163,6 +189,23 @@ fn resolve_conflict(
     let replica = Replica::open(place, quiet, ConflictPolicy::Stop)?;
     replica.run("resolve", replica.engine.resolve_conflict(id, resolution))?;
     report(&replica, &[], output)
+}
+
+fn list_foreign(place: &Place, quiet: bool, output: &Output) -> Result<ExitCode> {
+    let replica = Replica::open(place, quiet, ConflictPolicy::Stop)?;
+    let look = replica.engine.settle_foreign_changes(ForeignPolicy::Stop);
+    match replica.run("looking", look) {
+        Err(e) if e.category == Category::Foreign => {}
+        result => result?,
+    }
+    let tables = replica.engine.foreign_tables();
+    if tables.is_empty() && !output.json {
+        output.result("no other program has changed the database", &Value::Null)?;
+    } else {
+        let rows = tables.into_iter().map(|table| vec![json!(table)]);
+        output.rows(&["table".into()], rows.collect())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_sql(place: &Place, quiet: bool, sql: &str, output: &Output) -> Result<ExitCode> {
