@@ -714,3 +714,116 @@ fn before_triggers_see_generated_columns_as_they_did() {
         );
     }
 }
+
+/// A table with triggers for `events` that cannot run, because what they write to is gone.
+fn with_broken(events: &[&str]) -> String {
+    let trigger = |event: &&str| {
+        format!("CREATE TRIGGER [{event}] AFTER {event} ON t BEGIN INSERT INTO gone VALUES (1); END;")
+    };
+    format!(
+        "{LOG} CREATE TABLE gone(x); CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b);
+         INSERT INTO t VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3); {}
+         CREATE TRIGGER ok AFTER INSERT ON log BEGIN UPDATE log SET what = what || new.what; END;
+         DROP TABLE gone",
+        events.iter().map(trigger).collect::<String>()
+    )
+}
+
+#[test]
+fn a_trigger_that_cannot_run_keeps_nothing_else_from_travelling() {
+    exact(
+        &with_broken(&["UPDATE", "DELETE"]),
+        &[
+            "INSERT INTO t VALUES (4, 4, 4), (5, 5, 5)",
+            "INSERT OR IGNORE INTO t VALUES (6, 6, 6), (7, 6, 7)",
+            "INSERT OR REPLACE INTO t VALUES (8, 8, 8)",
+            "REPLACE INTO t VALUES (8, 9, 8), (10, 2, 2)",
+            "BEGIN",
+            "INSERT INTO t VALUES (11, 11, 11)",
+            "INSERT INTO t VALUES (12, 12, 12)",
+            "COMMIT",
+        ],
+    );
+    exact(
+        &with_broken(&["INSERT", "DELETE"]),
+        &[
+            "UPDATE t SET b = 7 WHERE id = 1",
+            "UPDATE t SET id = 9, b = 8 WHERE id = 2",
+            "UPDATE OR IGNORE t SET a = 1, b = 9 WHERE id = 3",
+            "UPDATE OR IGNORE t SET b = 9 WHERE id = 3",
+            "UPDATE OR REPLACE t SET b = 10 WHERE id = 3",
+            "UPDATE OR REPLACE t SET a = 1 WHERE id = 3",
+        ],
+    );
+    exact(
+        &with_broken(&["UPDATE OF b", "INSERT", "DELETE"]),
+        &[
+            "UPDATE t SET a = 8 WHERE id = 1",
+            "UPDATE OR REPLACE t SET a = 8 WHERE id = 3",
+        ],
+    );
+    exact(
+        &with_broken(&["INSERT", "UPDATE"]),
+        &["DELETE FROM t WHERE id = 2"],
+    );
+    // Made later than the trigger, so that it cannot insert (nor could it when it was made).
+    exact(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, k) WITHOUT ROWID;
+         CREATE TRIGGER u BEFORE UPDATE OF k ON t BEGIN INSERT INTO c(g) VALUES (new.k); END",
+        &["CREATE TABLE c(a, g AS (a))", "INSERT INTO t VALUES (1, 1)"],
+    );
+}
+
+#[test]
+fn a_change_that_needs_a_trigger_that_cannot_run_is_a_conflict() {
+    let cases = [
+        // Somebody else has inserted the row.
+        (
+            with_broken(&["UPDATE"]),
+            "INSERT INTO t VALUES (4, 4, 4)",
+            "INSERT INTO t VALUES (4, 44, 44)",
+        ),
+        (
+            with_broken(&["UPDATE"]),
+            "INSERT OR IGNORE INTO t VALUES (4, 4, 4)",
+            "INSERT INTO t VALUES (4, 44, 44)",
+        ),
+        // Deleted it.
+        (
+            with_broken(&["INSERT"]),
+            "UPDATE t SET b = 7 WHERE id = 1",
+            "DELETE FROM t WHERE id = 1",
+        ),
+        (
+            with_broken(&["INSERT"]),
+            "UPDATE OR IGNORE t SET b = 7 WHERE id = 1",
+            "DELETE FROM t WHERE id = 1",
+        ),
+        (
+            with_broken(&["INSERT"]),
+            "UPDATE t SET id = 7 WHERE id = 1",
+            "DELETE FROM t WHERE id = 1",
+        ),
+        // Changed what was in its way.
+        (
+            with_broken(&["DELETE"]),
+            "REPLACE INTO t VALUES (9, 2, 9)",
+            "UPDATE t SET a = 22 WHERE id = 2",
+        ),
+    ];
+    for (base, ours, theirs) in cases {
+        let replica = Replica::new(&base);
+        let connection = replica.open();
+        connection.execute_batch(ours).unwrap();
+        connection.close().unwrap();
+        let local = replica.plain();
+        let theirs = format!("{base}; {theirs}");
+        let e = rebased(&local, &theirs, 0).expect_err(ours);
+        assert_eq!(e.category, Category::Conflict, "{e}");
+        let remote = plain(&theirs);
+        let before = dump(&remote);
+        let (statement, _) = push(&remote, &push_statements(&local, &plain(&base)).unwrap()).expect_err(ours);
+        assert_ne!(statement.purpose, Purpose::Guard, "{statement:?}");
+        assert_eq!(dump(&remote), before);
+    }
+}

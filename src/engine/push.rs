@@ -224,7 +224,7 @@ impl Task {
                         let failure = self.failure(&mut reader.generator, statement, error)?;
                         Outcome::Refused {
                             patience: match (statement.purpose, failure.operation) {
-                                (Purpose::Change, _) => 2,
+                                (Purpose::Change | Purpose::Check, _) => 2,
                                 // Others take the rowids; a rebase finds another one each time.
                                 (Purpose::Guard, ConflictOperation::Insert) => u32::MAX,
                                 // A row that others have changed is an insert after the rebase.

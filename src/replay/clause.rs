@@ -156,10 +156,11 @@ impl Statements<'_> {
             return self.update(identity, change);
         }
         let or = std::mem::replace(&mut self.or, Or::Strict);
-        if identity == Identity::Key {
-            self.recreate_first(mask, change);
-        } else {
+        let mut kind = Kind::CarriedUpdate(identity);
+        if identity != Identity::Key {
             self.guard_present(identity, change);
+        } else if !self.recreate_first(mask, change) {
+            kind = Kind::CarriedUpdateOnly(identity);
         }
         let mut slots = changed_values(mask, change);
         self.push_identity(identity, change, &mut slots);
@@ -172,7 +173,7 @@ impl Statements<'_> {
             }
         }
         self.or = or;
-        self.add(Kind::CarriedUpdate(identity), mask, slots);
+        self.add(kind, mask, slots);
         self.or = Or::Strict;
         if change.changes_values() {
             let mut slots = changed_values(mask, change);
@@ -184,8 +185,8 @@ impl Statements<'_> {
     }
 
     /// Inserts the new image of a row that was deleted on the other side, before the update, so that `changes()` tells
-    /// behind the update whether it was done.
-    fn recreate_first(&mut self, mask: &[Set], change: &RowChange) {
+    /// behind the update whether it was done. False if that can only be checked, which leaves `changes()` alone.
+    fn recreate_first(&mut self, mask: &[Set], change: &RowChange) -> bool {
         let table = self.table;
         let null_key = table.key_values(&change.after).any(|v| *v == Value::Null);
         let key_changed = table
@@ -198,7 +199,9 @@ impl Statements<'_> {
             key_changed,
             null_key,
         };
+        let compiles = self.compiles(kind, mask, &slots);
         self.add(kind, mask, slots);
+        compiles
     }
 
     fn push_identity(&self, identity: Identity, change: &RowChange, slots: &mut Slots) {
@@ -210,19 +213,19 @@ impl Statements<'_> {
     }
 }
 
-/// The text of an update under a clause, behind [`Kind::RecreateFirst`] or a guard.
+/// The text of an update under a clause, `kind`, behind [`Kind::RecreateFirst`] or a guard.
 pub(super) fn update_text(
     table: &Table,
     names: &[String],
     or: Or,
-    identity: Identity,
+    (kind, identity): (Kind, Identity),
     mask: &[Set],
     marks: &[&'static str],
 ) -> String {
     let mut marks = marks.iter();
     let set = assignments(table, names, mask, &mut marks);
     let mut terms = vec![found(table, names, identity, &mut marks)];
-    if identity == Identity::Key {
+    if kind == Kind::CarriedUpdate(Identity::Key) {
         terms.push("changes() = 0".to_owned());
     }
     let name = quote(&table.name);

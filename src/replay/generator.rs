@@ -12,7 +12,7 @@ use crate::record::{Value, decode};
 use crate::replay::clause::Or;
 use crate::replay::replaced::{By, Replaced};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
-use crate::replay::text::{condition, text};
+use crate::replay::text::{check_text, condition, text};
 use crate::replay::values::Slots;
 use crate::replay::{Purpose, ReplayStatement, virtual_table};
 
@@ -147,8 +147,10 @@ pub(super) enum Kind {
         key_changed: bool,
         null_key: bool,
     },
-    /// An update under a clause of its own.
+    /// An update under a clause of its own, unless the statement before has made the row.
     CarriedUpdate(Identity),
+    /// The same where no statement could make the row.
+    CarriedUpdateOnly(Identity),
     /// What it has left undone.
     UpdateAgain(Identity),
     Delete(Identity),
@@ -156,11 +158,31 @@ pub(super) enum Kind {
     GuardPresent(Identity),
     GuardSingle,
     /// What a REPLACE has not removed over there, unless it is the new row itself.
-    DeleteReplaced,
+    DeleteReplaced(Identity),
+    /// A row with this key may not be there.
+    CheckAbsent,
+}
+
+impl Kind {
+    /// What other sides have done may call for it, where it needs triggers that the change itself did not.
+    fn is_repair(self) -> bool {
+        matches!(
+            self,
+            Kind::Recreate { .. } | Kind::RecreateFirst { .. } | Kind::DeleteReplaced(_)
+        )
+    }
 }
 
 /// Kind, conflict clause, mask, marks that are not all `?`.
 type TextKey = (Kind, Or, Vec<Set>, Vec<&'static str>);
+
+#[derive(Debug, Clone)]
+struct Text {
+    sql: Arc<str>,
+    purpose: Purpose,
+    /// False if a trigger that cannot run keeps SQLite from compiling what the statement is meant to do.
+    compiles: bool,
+}
 
 /// Makes statements from row changes, for a connection that has the schema as of the change.
 ///
@@ -177,7 +199,7 @@ pub struct Generator {
 #[derive(Debug)]
 struct Known {
     table: Arc<Table>,
-    texts: HashMap<TextKey, Arc<str>>,
+    texts: HashMap<TextKey, Text>,
 }
 
 impl Generator {
@@ -225,11 +247,12 @@ impl Generator {
             return virtual_table::statements(&table, kind, entry);
         }
         let change = RowChange::decode(&table, entry)?;
-        self.row_change(&table, entry, &change)
+        self.row_change(conn, &table, entry, &change)
     }
 
     pub(super) fn row_change(
         &mut self,
+        conn: &Connection,
         table: &Arc<Table>,
         entry: &LogEntry,
         change: &RowChange,
@@ -255,6 +278,7 @@ impl Generator {
             _ => Vec::new(),
         };
         let mut out = Statements {
+            conn,
             table,
             texts: &mut known.texts,
             entry,
@@ -281,14 +305,14 @@ impl Generator {
     }
 
     /// To be called at the end of a transaction: statements for deletes that nothing has followed.
-    pub(super) fn finish(&mut self) -> Result<Vec<ReplayStatement>> {
+    pub(super) fn finish(&mut self, conn: &Connection) -> Result<Vec<ReplayStatement>> {
         let mut statements = Vec::new();
         for Replaced { table, entry, change } in std::mem::take(&mut self.replaced) {
             let change = RowChange {
                 replaced: None,
                 ..change
             };
-            statements.extend(self.row_change(&table, &entry, &change)?);
+            statements.extend(self.row_change(conn, &table, &entry, &change)?);
         }
         Ok(statements)
     }
@@ -296,8 +320,10 @@ impl Generator {
 
 /// The statements of one change under construction.
 pub(super) struct Statements<'a> {
+    /// Has the schema, with the triggers.
+    conn: &'a Connection,
     pub(super) table: &'a Table,
-    texts: &'a mut HashMap<TextKey, Arc<str>>,
+    texts: &'a mut HashMap<TextKey, Text>,
     /// Rows that stand in the way of a UNIQUE constraint are removed.
     overwrite: bool,
     entry: &'a LogEntry,
@@ -312,20 +338,7 @@ impl Statements<'_> {
     fn insert(&mut self, identity: Identity, change: &RowChange) {
         let mut slots = Slots::default();
         match identity {
-            // The update of an upsert never replaces neighbours, a plain one does.
-            Identity::Key if self.overwrite && self.replaced.is_empty() => {
-                let own_key = |i: usize| self.table.key.contains(&i);
-                let set = |i| if own_key(i) { Set::Kept } else { Set::New };
-                let mut mask: Vec<Set> = (0..change.after.len()).map(set).collect();
-                if !mask.contains(&Set::New) {
-                    mask.fill(Set::New);
-                }
-                self.update_by_key(&mask, &change.after, change);
-            }
-            Identity::Key => {
-                slots.extend(&change.after);
-                self.add(Kind::Upsert, &[], slots);
-            }
+            Identity::Key => self.insert_keyed(change),
             Identity::Rowid(_) => {
                 let rowid = Value::Integer(change.rowid);
                 self.guard_free(change.rowid);
@@ -341,6 +354,37 @@ impl Statements<'_> {
         if let Or::Carried(_) = self.or {
             self.insert_again(identity, change);
         }
+    }
+
+    /// Inserts a row with a key, or sets the one that is there.
+    fn insert_keyed(&mut self, change: &RowChange) {
+        let mut slots = Slots::default();
+        slots.extend(&change.after);
+        // The update of an upsert never replaces neighbours, a plain one does.
+        if self.overwrite && self.replaced.is_empty() {
+            let own_key = |i: usize| self.table.key.contains(&i);
+            let set = |i| if own_key(i) { Set::Kept } else { Set::New };
+            let mut mask: Vec<Set> = (0..change.after.len()).map(set).collect();
+            if !mask.contains(&Set::New) {
+                mask.fill(Set::New);
+            }
+            let mut update = changed_values(&mask, change);
+            update.extend(self.table.key_values(&change.after));
+            if self.compiles(Kind::Update(Identity::Key), &mask, &update) {
+                return self.update_by_key(&mask, &change.after, change);
+            }
+        }
+        // SQLite compiles UPDATE triggers for an upsert. One that cannot run was not needed here, and must not be there
+        // as long as the row is new.
+        if self.compiles(Kind::Upsert, &[], &slots) {
+            return self.add(Kind::Upsert, &[], slots);
+        }
+        if let Or::Carried(_) = self.or {
+            let mut key = Slots::default();
+            key.extend(self.table.key_values(&change.after));
+            self.add(Kind::CheckAbsent, &[], key);
+        }
+        self.add(Kind::Insert(Identity::Key), &[], slots);
     }
 
     pub(super) fn update(&mut self, identity: Identity, change: &RowChange) {
@@ -448,32 +492,57 @@ impl Statements<'_> {
     }
 
     pub(super) fn add(&mut self, kind: Kind, mask: &[Set], slots: Slots) {
-        let purpose = match kind {
-            Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
-            _ => Purpose::Change,
-        };
-        let key = (kind, self.or, mask.to_vec(), slots.shape());
-        let (marks, args) = slots.into_parts();
-        let sql = match self.texts.get(&key) {
-            Some(sql) => sql.clone(),
-            None => {
-                let sql: Arc<str> = text(self.table, kind, self.or, mask, &marks).into();
-                if self.texts.len() >= TEXTS_PER_TABLE {
-                    self.texts.clear();
-                }
-                self.texts.insert(key, sql.clone());
-                sql
-            }
-        };
+        let text = self.text(kind, mask, &slots);
+        let (_, args) = slots.into_parts();
         self.done.push(ReplayStatement {
-            sql,
+            sql: text.sql,
             args,
-            purpose,
+            purpose: text.purpose,
             change_id: self.entry.change_id,
             txn_id: self.entry.txn_id,
             table: self.table.name.clone(),
             key: self.table.key_names.clone(),
         });
+    }
+
+    /// True if all triggers that SQLite compiles for the statement can run.
+    pub(super) fn compiles(&mut self, kind: Kind, mask: &[Set], slots: &Slots) -> bool {
+        !self.table.has_triggers || self.text(kind, mask, slots).compiles
+    }
+
+    fn text(&mut self, kind: Kind, mask: &[Set], slots: &Slots) -> Text {
+        let key = (kind, self.or, mask.to_vec(), slots.shape());
+        if let Some(text) = self.texts.get(&key) {
+            return text.clone();
+        }
+        let text = self.new_text(kind, mask, slots.marks());
+        if self.texts.len() >= TEXTS_PER_TABLE {
+            self.texts.clear();
+        }
+        self.texts.insert(key, text.clone());
+        text
+    }
+
+    fn new_text(&self, kind: Kind, mask: &[Set], marks: &[&'static str]) -> Text {
+        let sql = text(self.table, kind, self.or, mask, marks);
+        let compiles = !self.table.has_triggers || self.conn.prepare(&sql).is_ok();
+        if !compiles && kind.is_repair() {
+            return Text {
+                sql: check_text(self.table, kind, self.or, mask, marks).into(),
+                purpose: Purpose::Check,
+                compiles,
+            };
+        }
+        let purpose = match kind {
+            Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => Purpose::Guard,
+            Kind::CheckAbsent => Purpose::Check,
+            _ => Purpose::Change,
+        };
+        Text {
+            sql: sql.into(),
+            purpose,
+            compiles,
+        }
     }
 }
 

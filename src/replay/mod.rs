@@ -106,6 +106,9 @@ pub enum Purpose {
     Change,
     /// Fails (integer overflow) if rows without a key are not where the log says; pull, then push again.
     Guard,
+    /// Fails (integer overflow) if the other side has changed the row so that the change needs a trigger that cannot run;
+    /// the change is then in conflict.
+    Check,
 }
 
 /// One SQL statement that carries a captured change, or a part of it, to another database.
@@ -141,6 +144,15 @@ impl ReplayStatement {
             "transaction {}, change {}, table {}{key}",
             self.txn_id, self.change_id, self.table
         );
+        let cause = match self.purpose {
+            Purpose::Check if conflict::is_verdict(&cause) => Error {
+                message:
+                    "the row was changed elsewhere, and the triggers that this change now needs cannot run"
+                        .into(),
+                ..cause
+            },
+            _ => cause,
+        };
         let failed = conflict::judged(cause.context(context));
         match failed.code {
             Code::Constraint => failed.categorized(Category::Conflict),

@@ -87,7 +87,10 @@ impl PushGenerator {
             };
             statements.into_iter().try_for_each(&mut *on)?;
         }
-        self.generator.finish()?.into_iter().try_for_each(on)?;
+        self.generator
+            .finish(&self.mirror)?
+            .into_iter()
+            .try_for_each(on)?;
         Ok(entries)
     }
 
@@ -99,7 +102,7 @@ impl PushGenerator {
         // Rows that were removed to make room for this one go by themselves, if it does not come.
         let mut statements = match decision {
             DatabaseRowTransformResult::Keep => return self.generator.change(&self.mirror, entry),
-            _ => self.generator.finish()?,
+            _ => self.generator.finish(&self.mirror)?,
         };
         if let DatabaseRowTransformResult::Rewrite(DatabaseStatementReplay { sql, values }) = decision {
             let table = self.table_of(entry)?;

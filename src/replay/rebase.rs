@@ -221,7 +221,7 @@ impl<'a> Rebase<'a> {
         }
         self.local_tables.invalidate();
         self.generator.invalidate();
-        let _ = self.generator.finish();
+        let _ = self.generator.finish(self.scratch);
         Ok(())
     }
 
@@ -271,7 +271,7 @@ impl<'a> Rebase<'a> {
             }
             last = entry;
         }
-        let left = self.generator.finish();
+        let left = self.generator.finish(self.scratch);
         if let Err(e) = left.and_then(|left| self.run(&left)) {
             return Err(Box::new(self.failure(&last, e)));
         }
@@ -505,10 +505,11 @@ impl<'a> Rebase<'a> {
     fn run(&self, statements: &[ReplayStatement]) -> Result<()> {
         for statement in statements {
             // What guards look for has been seen to.
-            if statement.purpose == Purpose::Change {
-                let run = || -> rusqlite::Result<usize> {
+            if statement.purpose != Purpose::Guard {
+                let run = || -> rusqlite::Result<()> {
                     let args = params_from_iter(statement.args.iter().map(Bound));
-                    self.scratch.prepare_cached(&statement.sql)?.execute(args)
+                    let mut prepared = self.scratch.prepare_cached(&statement.sql)?;
+                    prepared.query(args)?.next().map(drop)
                 };
                 run().map_err(|e| statement.failed(e.into()))?;
             }
@@ -525,7 +526,7 @@ impl<'a> Rebase<'a> {
         } else {
             None
         };
-        let statements = self.generator.row_change(table, entry, change)?;
+        let statements = self.generator.row_change(self.scratch, table, entry, change)?;
         self.run(&statements)?;
         if loses_key {
             // From here on its rowid tells the row from others.

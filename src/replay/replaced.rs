@@ -86,13 +86,13 @@ impl Statements<'_> {
                     }
                     slots.extend(self.table.key_values(&replaced.before));
                     slots.extend(self.table.key_values(&change.after));
-                    Kind::DeleteReplaced
+                    Kind::DeleteReplaced(identity)
                 }
                 // What has a key now was not put at a certain rowid, and does not look like what had none.
                 Identity::Rowid(_) if replaced.rowid != change.rowid || has_key => {
                     slots.push(&Value::Integer(replaced.rowid));
                     slots.extend(&replaced.before);
-                    Kind::Delete(identity)
+                    Kind::DeleteReplaced(identity)
                 }
                 // The new row may look the same.
                 _ => continue,

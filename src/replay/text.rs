@@ -38,7 +38,9 @@ pub(super) fn text(table: &Table, kind: Kind, clause: Or, mask: &[Set], marks: &
         Kind::InsertAgain(_) => {
             format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE changes() = 0")
         }
-        Kind::CarriedUpdate(identity) => clause::update_text(table, &names, clause, identity, mask, marks),
+        Kind::CarriedUpdate(identity) | Kind::CarriedUpdateOnly(identity) => {
+            clause::update_text(table, &names, clause, (kind, identity), mask, marks)
+        }
         Kind::UpdateAgain(identity) => {
             clause::update_again_text(table, &names, clause, identity, mask, marks)
         }
@@ -49,25 +51,60 @@ pub(super) fn text(table: &Table, kind: Kind, clause: Or, mask: &[Set], marks: &
             format!("UPDATE {or}{name} SET {set} WHERE {found}")
         }
         Kind::Recreate { .. } | Kind::RecreateFirst { .. } => {
-            let again = recreate_condition(table, kind, clause, &names, mask, rest);
-            format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE {again}")
+            let (again, taken) = recreate_condition(table, kind, clause, &names, mask, rest);
+            format!("INSERT {or}INTO {name} ({columns}) SELECT {row} WHERE {again}{taken}")
         }
         Kind::Delete(identity) => {
-            format!(
-                "DELETE FROM {name} WHERE {}",
-                condition(table, &names, identity, marks)
-            )
+            let found = condition(table, &names, identity, marks);
+            format!("DELETE FROM {name} WHERE {found}")
         }
-        Kind::DeleteReplaced => {
-            let (old, new) = marks.split_at(table.key.len().min(marks.len()));
-            format!(
-                "DELETE FROM {name} WHERE {} AND NOT ({})",
-                condition(table, &names, Identity::Key, old),
-                condition(table, &names, Identity::Key, new)
-            )
+        Kind::DeleteReplaced(identity) => {
+            let left = left_condition(table, &names, identity, marks);
+            format!("DELETE FROM {name} WHERE {left}")
+        }
+        Kind::CheckAbsent => {
+            let found = condition(table, &names, Identity::Key, marks);
+            fails_if(&format!("EXISTS (SELECT 1 FROM {name} WHERE {found})"))
         }
         Kind::GuardFree | Kind::GuardPresent(_) | Kind::GuardSingle => guard_text(table, kind, &names, marks),
     }
+}
+
+/// The text of a statement that takes the same values as the repair `kind`, does nothing, and fails if the repair is needed.
+pub(super) fn check_text(
+    table: &Table,
+    kind: Kind,
+    clause: Or,
+    mask: &[Set],
+    marks: &[&'static str],
+) -> String {
+    let name = quote(&table.name);
+    let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    if let Kind::DeleteReplaced(identity) = kind {
+        let left = left_condition(table, &names, identity, marks);
+        return fails_if(&format!("EXISTS (SELECT 1 FROM {name} WHERE {left})"));
+    }
+    let (row, rest) = marks.split_at(names.len().min(marks.len()));
+    let (again, _) = recreate_condition(table, kind, clause, &names, mask, rest);
+    format!("WITH image AS (SELECT {}) {}", row.join(", "), fails_if(&again))
+}
+
+/// When a replaced row has been left.
+fn left_condition(table: &Table, names: &[String], identity: Identity, marks: &[&'static str]) -> String {
+    if identity != Identity::Key {
+        return condition(table, names, identity, marks);
+    }
+    let (old, new) = marks.split_at(table.key.len().min(marks.len()));
+    format!(
+        "{} AND NOT ({})",
+        condition(table, names, identity, old),
+        condition(table, names, identity, new)
+    )
+}
+
+/// A query that fails if `failure` holds.
+fn fails_if(failure: &str) -> String {
+    format!("SELECT CASE WHEN {failure} THEN {OVERFLOW} END")
 }
 
 /// When an update has to make its row anew, and what becomes of a row that has the new key already.
@@ -78,28 +115,29 @@ fn recreate_condition(
     names: &[String],
     mask: &[Set],
     old_key: &[&'static str],
-) -> String {
+) -> (String, String) {
     match kind {
         Kind::RecreateFirst {
             key_changed,
             null_key,
         } => {
             let found = condition(table, names, Identity::Key, old_key);
-            let again = match key_changed && !null_key {
+            let taken = match key_changed && !null_key {
                 true => format!(" {}", upsert_changed(table, names, mask)),
                 false => String::new(),
             };
             let name = quote(&table.name);
-            format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {found}){again}")
+            (format!("NOT EXISTS (SELECT 1 FROM {name} WHERE {found})"), taken)
         }
         Kind::Recreate {
             key_changed: false, ..
-        } => when_missing(table, names, old_key),
+        } => (when_missing(table, names, old_key), String::new()),
         // The update of an upsert would not overwrite.
         Kind::Recreate { null_key: false, .. } if !clause.replaces() => {
-            format!("changes() = 0 {}", upsert_changed(table, names, mask))
+            let taken = format!(" {}", upsert_changed(table, names, mask));
+            ("changes() = 0".to_owned(), taken)
         }
-        _ => "changes() = 0".to_owned(),
+        _ => ("changes() = 0".to_owned(), String::new()),
     }
 }
 
@@ -179,7 +217,7 @@ fn guard_text(table: &Table, kind: Kind, names: &[String], marks: &[&str]) -> St
             found(Identity::Content)
         ),
     };
-    format!("SELECT CASE WHEN {failure} THEN {OVERFLOW} END")
+    fails_if(&failure)
 }
 
 /// The upsert that sets the columns in `mask` of a row that has the new key already.

@@ -71,6 +71,11 @@ impl Slots {
         }
     }
 
+    /// The marks.
+    pub(super) fn marks(&self) -> &[&'static str] {
+        &self.marks
+    }
+
     /// Marks and arguments.
     pub(super) fn into_parts(self) -> (Vec<&'static str>, Vec<Value>) {
         (self.marks, self.args)

@@ -117,11 +117,7 @@ pub fn rebase(
 }
 
 /// Errors of a replay that the library does not avoid.
-const KNOWN: [&str; 7] = [
-    // A trigger whose table or column is gone: the upsert of a replay may need it where the statement did not.
-    "no such table: main.",
-    "no such column",
-    "has no column named",
+const KNOWN: [&str; 4] = [
     // In a transaction SQLite may leave rows behind whose trigger failed; they fail there, too.
     "datatype mismatch",
     "cannot store",
