@@ -77,7 +77,7 @@ fn a_changed_integer_key_is_one_update() {
 }
 
 #[test]
-fn a_changed_rowid_is_delete_and_insert() {
+fn a_changed_rowid_is_delete_and_insert_where_there_is_no_key() {
     let log = log_of(
         "CREATE TABLE t(a); INSERT INTO t VALUES (5);",
         "UPDATE t SET rowid = 9",
@@ -85,10 +85,13 @@ fn a_changed_rowid_is_delete_and_insert() {
     assert_eq!(log, ["-t#1<5", "+t#9>5"]);
     // An INTEGER PRIMARY KEY DESC is an ordinary column with an index.
     let log = log_of(
-        "CREATE TABLE t(a INTEGER PRIMARY KEY DESC); INSERT INTO t VALUES (5);",
-        "UPDATE t SET rowid = 9; UPDATE t SET a = 6",
+        "CREATE TABLE t(a INTEGER PRIMARY KEY DESC); INSERT INTO t VALUES (5), (NULL);",
+        "UPDATE t SET rowid = 9 WHERE a = 5; UPDATE t SET a = 6 WHERE a = 5; UPDATE t SET rowid = 10 WHERE a IS NULL",
     );
-    assert_eq!(log, ["-t#1<5", "+t#9>5", "~t#9<5>6!1,6"]);
+    assert_eq!(
+        log,
+        ["~t#1<5>5!0,NULL", "~t#9<5>6!1,6", "-t#2<NULL", "+t#10>NULL"]
+    );
 }
 
 #[test]

@@ -295,10 +295,12 @@ impl LogWriter {
             updates: None,
             depth: place.depth,
         };
+        let has_key = |row: &Option<_>| row.as_ref().is_some_and(|row| info.has_key(buffer.cells(row)));
+        // Without another name, the rowid is what the row is known by.
         let moved = change.op == RowOp::Update
             && change.old_rowid != change.new_rowid
             && !info.without_rowid
-            && info.rowid_column.is_none();
+            && !(has_key(&change.old) && has_key(&change.new));
         // Without a program that has run, or one that runs again, there is nothing to override.
         let overrides = info.has_triggers && place.depth <= 0 && !buffer.marks().is_empty();
         let clause = place.clause.number().filter(|_| overrides);

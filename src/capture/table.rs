@@ -122,6 +122,12 @@ impl TableInfo {
         Ok(())
     }
 
+    /// True if a primary key without NULLs names `row`.
+    pub fn has_key(&self, row: &[Cell]) -> bool {
+        let mut key = self.columns.iter().zip(row).filter(|(c, _)| c.key > 0).peekable();
+        key.peek().is_some() && key.all(|(_, cell)| !matches!(cell, Cell::Null))
+    }
+
     /// The cells of `row` as `SELECT` would show them, generated columns left out.
     pub fn visible<'a>(&'a self, row: &'a [Cell]) -> impl Iterator<Item = Cell> + 'a {
         let generated = move |i: usize| !self.plain && self.columns.get(i).is_some_and(|c| c.generated);

@@ -117,7 +117,12 @@ impl Unique {
         Ok(unique)
     }
 
-    /// Those that an update with `mask` may violate.
+    /// True if an update with `mask` may violate one; of what is not on columns nobody knows.
+    fn may_fail(&self, mask: &[Set]) -> bool {
+        mask.contains(&Set::New) && (self.odd || self.touched(mask).next().is_some())
+    }
+
+    /// Those on columns that an update with `mask` may violate.
     fn touched<'a>(&'a self, mask: &'a [Set]) -> impl Iterator<Item = &'a Vec<(usize, String)>> {
         let is_new = |(column, _): &(usize, String)| mask.get(*column) == Some(&Set::New);
         self.indexes.iter().filter(move |index| index.iter().any(is_new))
@@ -151,7 +156,7 @@ impl Statements<'_> {
     ) {
         let may_replace = clause != Clause::Ignore;
         let unknown = self.table.unique.odd || identity == Identity::Content;
-        if may_replace && unknown && self.table.unique.touched(mask).next().is_some() {
+        if may_replace && unknown && self.table.unique.may_fail(mask) {
             self.or = Or::Strict;
             return self.update(identity, change);
         }

@@ -41,7 +41,8 @@
 //!   for the row.
 //! * A row that a constraint with `ON CONFLICT REPLACE` has replaced without firing DELETE triggers travels as OR REPLACE,
 //!   for the bodies of its triggers, too, if the table has constraints with `IGNORE` or `ROLLBACK` as well.
-//! * Where OR FAIL has ended a statement in the body of a trigger, its row is there and the trigger fails again.
+//! * Where RAISE(FAIL), or OR FAIL in the body of a trigger, has ended a statement, its row is there and the trigger fails
+//!   again: a conflict.
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
 //!   what is generated from it.
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a
@@ -49,7 +50,9 @@
 //! * An UPDATE that copies a whole number from a VIRTUAL column of type REAL to a column without REAL affinity stores an
 //!   integer, but SQLite (3.53) computes STORED columns from the real: 2.0 here is 2 there, which computes it from what is stored.
 //! * Where columns hide all names of the rowid and there is no key, an update of one of several equal rows is a conflict.
-//! * A row that moves to another rowid, and has no other name, is deleted and inserted.
+//! * A row that moves to another rowid, and has no key, is deleted and inserted.
+//! * A trigger that cannot run, because what it writes to is gone, keeps a change from travelling only if the change needs it
+//!   there: where others have inserted its row, deleted it, or changed what it replaces. The change is then a conflict.
 
 mod clause;
 mod conflict;

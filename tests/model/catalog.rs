@@ -6,6 +6,7 @@ use turso_sync::capture::{Connection, Step};
 pub struct Column {
     pub name: String,
     pub generated: bool,
+    pub not_null: bool,
     /// Place in the primary key from 1; 0 = not in it.
     pub key: i64,
 }
@@ -30,6 +31,12 @@ impl Table {
         let mut key: Vec<_> = self.columns.iter().filter(|c| c.key > 0).collect();
         key.sort_by_key(|c| c.key);
         key.iter().map(|c| c.name.as_str()).collect()
+    }
+
+    /// All rows have a primary key without NULLs.
+    pub fn has_keys(&self) -> bool {
+        let mut key = self.columns.iter().filter(|c| c.key > 0).peekable();
+        key.peek().is_some() && key.all(|c| c.not_null)
     }
 
     /// A name of the rowid that no column hides.
@@ -87,6 +94,7 @@ fn columns(connection: &Connection, table: &str) -> Vec<Column> {
     let rows = rows(connection, &sql).into_iter();
     rows.map(|row| Column {
         name: row[1].clone(),
+        not_null: row[3] != "0",
         key: row[5].parse().unwrap_or(0),
         generated: row[6] != "0",
     })

@@ -4,8 +4,7 @@ use std::sync::LazyLock;
 
 use crate::random::Random;
 
-/// Constructs that are known to be inexact; a program combines them only if `MODEL_WITH` names them ("moves,recursive").
-/// Switch on in [`Mode::draw`] what has been repaired.
+/// Constructs that are known to be inexact; a program combines them only if `MODEL_WITH` names them ("moves,odd").
 fn asked_for(construct: &str) -> bool {
     static WITH: LazyLock<String> = LazyLock::new(|| std::env::var("MODEL_WITH").unwrap_or_default());
     WITH.split(',').any(|with| with == construct)
@@ -24,13 +23,14 @@ pub struct Mode {
     /// OR REPLACE and ON CONFLICT REPLACE.
     pub replace: bool,
     pub triggers: bool,
-    pub raise_fail: bool,
-    /// OR FAIL and ON CONFLICT FAIL.
-    fail: bool,
-    /// UPDATE of a rowid.
+    /// RAISE(FAIL), OR FAIL and ON CONFLICT FAIL.
+    pub fail: bool,
+    /// UPDATE of the rowid of a row that may have no key.
     pub moves: bool,
     /// Clauses outside of triggers.
     clauses: bool,
+    /// UNIQUE indexes on expressions and generated columns.
+    pub odd_unique: bool,
     /// OR IGNORE, ON CONFLICT IGNORE and RAISE(IGNORE).
     pub ignore: bool,
     pub recursive: bool,
@@ -44,26 +44,31 @@ pub struct Mode {
 impl Mode {
     pub fn draw(r: &Random) -> Mode {
         let (replace, ignore, triggers) = (r.chance(50), r.chance(50), r.chance(65));
-        // RAISE(FAIL), and OR FAIL in the body of a trigger, leave rows behind that the remote's trigger refuses.
-        let raise_fail = asked_for("fail");
+        let clauses = !triggers || r.chance(70);
         Mode {
             replace,
             triggers,
-            raise_fail,
-            fail: raise_fail || !triggers,
-            // UPDATE of the rowid of a table with another key: it is captured as a DELETE and an INSERT, which fire other
+            // What they leave behind is a conflict; see `Failed`.
+            fail: r.chance(if triggers { 15 } else { 100 }),
+            // UPDATE of the rowid of a row without a key: it is captured as a DELETE and an INSERT, which fire other
             // triggers.
             moves: !triggers || asked_for("moves"),
-            // Exact but for the limits in `src/replay/mod.rs`.
-            clauses: !triggers || asked_for("clauses"),
+            clauses,
+            // Of a REPLACE of a table with such an index the bodies of triggers do not get the clause.
+            odd_unique: !(triggers && clauses && replace) || asked_for("odd"),
             ignore,
-            // The remote runs with recursive triggers off: what they did beyond that comes behind the rest there.
-            recursive: asked_for("recursive") && r.chance(30),
+            recursive: r.chance(15),
             foreign_keys: r.chance(50),
             two_connections: r.chance(20),
             temporary: r.chance(20),
             ddl: r.pick(&[0, 5, 15, 40]),
         }
+    }
+
+    /// BEFORE INSERT and BEFORE UPDATE triggers: with recursive triggers, a REPLACE fires DELETE triggers behind them here, and
+    /// before them there.
+    pub fn before_writes(&self) -> bool {
+        !(self.recursive && self.replace)
     }
 
     /// A conflict clause of a statement, with a blank behind it.
@@ -88,11 +93,13 @@ impl Mode {
         if !self.clauses {
             return "";
         }
+        // A row that such a constraint has replaced travels as OR REPLACE, also for the bodies of triggers, if there are others.
+        let others = !(self.triggers && self.replace);
         match r.below(30) {
             0 if self.replace => " ON CONFLICT REPLACE",
-            1 if self.ignore => " ON CONFLICT IGNORE",
+            1 if self.ignore && others => " ON CONFLICT IGNORE",
             2 if self.fail => " ON CONFLICT FAIL",
-            3 => " ON CONFLICT ROLLBACK",
+            3 if others => " ON CONFLICT ROLLBACK",
             _ => "",
         }
     }

@@ -7,12 +7,13 @@ use turso_sync::replay::rebase;
 use crate::compare::{dump, same};
 use crate::place::Place;
 use crate::program::{Act, Phase, Program};
-use crate::remote::{self, is_known};
+use crate::remote::{self, Failed, is_known};
 use crate::run::Side;
 use crate::source::{Source, changes_schema, make_base};
 
 /// Runs a phase on the database `name`.
-fn run(place: &Place, name: &str, source: &mut Source<'_>, phase: Phase, done: &mut Program) {
+fn run(place: &Place, name: &str, source: &mut Source<'_>, phase: Phase, done: &mut Program) -> Failed {
+    let mut failed = Failed::default();
     let mut side = Side::open(&place.path(name), phase != Phase::Others, 2);
     let mut catalog = side.catalog(0);
     let mut step = 0;
@@ -21,7 +22,7 @@ fn run(place: &Place, name: &str, source: &mut Source<'_>, phase: Phase, done: &
         if !side.allows(&action) {
             continue;
         }
-        side.act(&action);
+        failed.note(&side.act(&action));
         match &action.act {
             Act::Run(sql) if changes_schema(sql) => catalog = side.catalog(action.connection),
             _ => {}
@@ -29,6 +30,7 @@ fn run(place: &Place, name: &str, source: &mut Source<'_>, phase: Phase, done: &
         done.actions_mut(phase).push(action);
     }
     side.finish();
+    failed
 }
 
 /// Runs one program: local changes, those of others, a pull, later changes, a push.
@@ -36,7 +38,7 @@ pub fn check(place: &Place, mut source: Source<'_>, seed: u64, done: &mut Progra
     done.base = make_base(place, &mut source);
     place.copy("base", "replica");
     place.copy("base", "remote");
-    run(place, "replica", &mut source, Phase::Local, done);
+    let failed = run(place, "replica", &mut source, Phase::Local, done);
     run(place, "remote", &mut source, Phase::Others, done);
     place.copy("remote", "scratch");
     place.copy("remote", "again");
@@ -44,13 +46,13 @@ pub fn check(place: &Place, mut source: Source<'_>, seed: u64, done: &mut Progra
     let scratch = place.connect("scratch");
     match remote::rebase(rebase, &place.connect("replica"), &scratch, &base) {
         Err(e) if e.category == Category::Conflict && !done.others.is_empty() => return Ok(()),
-        Err(e) if is_known(&e.message) => return Ok(()),
+        Err(e) if is_known(&e.message) || failed.explains(&e.message, done) => return Ok(()),
         result => result.map_err(|e| format!("pull: {e}"))?,
     }
     drop(scratch);
-    run(place, "scratch", &mut source, Phase::Later, done);
+    let failed = run(place, "scratch", &mut source, Phase::Later, done);
     match pull_then_push(place, seed) {
-        Err(e) if is_known(&e) => Ok(()),
+        Err(e) if is_known(&e) || failed.explains(&e, done) => Ok(()),
         result => result,
     }
 }

@@ -109,7 +109,7 @@ pub fn base_statement(r: &Random, mode: &Mode, catalog: &Catalog, step: usize) -
             let name = name(r);
             schema::create_table(r, mode, catalog, &name)
         }
-        (3 | 4, Some(table)) => schema::create_index(r, table),
+        (3 | 4, Some(table)) => schema::create_index(r, mode, table),
         (5, Some(table)) => schema::create_view(r, table),
         (6..9, _) => schema::create_trigger(r, mode, catalog).unwrap_or_default(),
         (9..16, Some(table)) => statement::insert(r, mode, catalog, table),
@@ -149,8 +149,10 @@ pub fn action(r: &Random, mode: &Mode, catalog: &Catalog) -> Action {
         41..44 => Act::Reset(r.below(4)),
         44..48 => Act::Close(r.below(4)),
         48 => Act::Interrupt,
-        // A prepared statement whose table is gone fails without counting, which is not noticed.
-        49 if mode.ddl == 0 => Act::Run("SELECT changes(), total_changes(), last_insert_rowid()".into()),
+        // A prepared statement whose table is gone, or hidden, fails without counting, which is not noticed.
+        49 if mode.ddl == 0 && !mode.temporary => {
+            Act::Run("SELECT changes(), total_changes(), last_insert_rowid()".into())
+        }
         50..56 if mode.temporary => Act::Run(temporary(r, mode, catalog)),
         _ => Act::Run(statement::write(r, mode, catalog)),
     };

@@ -7,6 +7,8 @@ use turso_sync::error::{Error, Result};
 use turso_sync::record::Value;
 use turso_sync::replay::{Progress, Purpose, PushGenerator, RebaseReport, ReplayStatement, Transactions};
 
+use crate::program::{Act, Program};
+
 struct Arg<'a>(&'a Value);
 
 impl ToSql for Arg<'_> {
@@ -114,6 +116,36 @@ pub fn rebase(
         scratch.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
     }
     result.map(drop)
+}
+
+/// What statements of a program failed with, constraints and `RAISE`.
+#[derive(Default)]
+pub struct Failed(Vec<String>);
+
+impl Failed {
+    pub fn note(&mut self, seen: &[String]) {
+        let failed = seen.first().and_then(|seen| seen.strip_prefix("Constraint "));
+        self.0.extend(
+            failed
+                .and_then(|f| f.split_once(' '))
+                .map(|(_, text)| text.to_owned()),
+        );
+    }
+
+    /// True if `failure` may be that of a trigger of `program` that failed here: FAIL in it left rows behind, whose trigger
+    /// then fails there.
+    pub fn explains(&self, failure: &str, program: &Program) -> bool {
+        let actions = [&program.actions, &program.others, &program.later]
+            .into_iter()
+            .flatten();
+        let actions = actions.filter_map(|action| match &action.act {
+            Act::Run(sql) => Some(sql),
+            _ => None,
+        });
+        let fails = |sql: &String| sql.starts_with("CREATE TRIGGER") && sql.contains("FAIL");
+        program.base.iter().chain(actions).any(fails)
+            && self.0.iter().any(|text| failure.ends_with(&format!(": {text}")))
+    }
 }
 
 /// Errors of a replay that the library does not avoid.

@@ -62,7 +62,8 @@ pub fn create_table(r: &Random, mode: &Mode, catalog: &Catalog, name: &str) -> S
         ));
         without_rowid = r.chance(40);
     }
-    if columns.len() > 1 && r.chance(15) {
+    let odd = |part: &String| part.contains(" AS (");
+    if columns.len() > 1 && r.chance(15) && (mode.odd_unique || !parts.iter().any(odd)) {
         let (a, b) = (quoted(r, columns[0]), quoted(r, columns[1]));
         parts.push(format!("UNIQUE ({a}, {b}){}", mode.constraint_conflict(r)));
     }
@@ -158,16 +159,18 @@ fn references(r: &Random, catalog: &Catalog) -> String {
     text + r.pick(&["", "", " DEFERRABLE INITIALLY DEFERRED"])
 }
 
-pub fn create_index(r: &Random, table: &Table) -> String {
+pub fn create_index(r: &Random, mode: &Mode, table: &Table) -> String {
     let unique = r.pick(&["", "", "", "UNIQUE "]);
+    let plain = !unique.is_empty() && !mode.odd_unique;
     let name = format!("i{} x", r.below(4));
     let mut terms = Vec::new();
     for _ in 0..1 + r.below(2) {
-        let Some(column) = r.one_of(&table.columns) else {
+        let Some(column) = r.one_of(&table.columns).filter(|c| !(plain && c.generated)) else {
             continue;
         };
         let column = quoted(r, &column.name);
         let term = match r.below(6) {
+            _ if plain => column,
             0 => format!("length({column})"),
             1 => format!("abs({column})"),
             2 => format!("{column} || 'x'"),
@@ -221,7 +224,7 @@ pub fn create_trigger(r: &Random, mode: &Mode, catalog: &Catalog) -> Option<Stri
     };
     let time = match table.is_view {
         true => "INSTEAD OF",
-        false if r.chance(30) => "BEFORE",
+        false if r.chance(30) && (event == "DELETE" || mode.before_writes()) => "BEFORE",
         false => "AFTER",
     };
     let source = if event == "DELETE" { "old" } else { "new" };
@@ -260,7 +263,7 @@ fn trigger_statement(
     if r.chance(20) {
         let kind = match r.below(4) {
             0 if mode.ignore => "IGNORE".to_owned(),
-            1 if mode.raise_fail => "FAIL, 'f'".to_owned(),
+            1 if mode.fail => "FAIL, 'f'".to_owned(),
             2 => "ROLLBACK, 'r'".to_owned(),
             _ => "ABORT, 'a'".to_owned(),
         };
@@ -339,7 +342,7 @@ pub fn ddl(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
             format!("ALTER TABLE {old} ADD COLUMN {new}{more}")
         }
         16 | 17 => format!("ALTER TABLE {old} DROP COLUMN {column}"),
-        18..=20 => create_index(r, table),
+        18..=20 => create_index(r, mode, table),
         21 => drop_one(r, "INDEX", &catalog.indexes),
         22 => create_view(r, table),
         23 => {

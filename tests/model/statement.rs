@@ -113,7 +113,9 @@ fn assignments(r: &Random, mode: &Mode, table: &Table) -> String {
         set.push(format!("{name} = {new}"));
     }
     match table.rowid() {
-        Some(rowid) if mode.moves && r.chance(6) => set.push(format!("{rowid} = {rowid} + {}", r.below(3))),
+        Some(rowid) if (mode.moves || table.has_keys()) && r.chance(6) => {
+            set.push(format!("{rowid} = {rowid} + {}", r.below(3)))
+        }
         _ => {}
     }
     set.join(", ")
