@@ -347,6 +347,23 @@ fn what_would_break_the_replica_is_refused_with_a_reason() {
     assert!(r.log().is_empty());
 }
 
+/// No function of the application, or of the sqlite3 shell, can write behind the back of a statement.
+#[test]
+fn no_function_of_others_gets_onto_the_connection() {
+    let r = Replica::new(T);
+    let c = r.open();
+    let e = fails(&c, "SELECT load_extension('libm')");
+    assert!(e.message.contains("not authorized"), "{e}");
+    for sql in [
+        "SELECT writefile('x', 'y')",
+        "SELECT edit('x')",
+        "SELECT fts3_tokenizer('a', x'00')",
+    ] {
+        fails(&c, sql);
+    }
+    assert!(r.log().is_empty());
+}
+
 #[test]
 fn reserved_names_are_refused_even_where_no_such_table_exists() {
     let r = Replica::new(T);

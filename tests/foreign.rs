@@ -4,9 +4,11 @@
 mod process;
 mod support;
 
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
 use process::run_child;
+use rusqlite::ffi;
 use support::*;
 use turso_sync::engine::{DatabaseSyncEngineOpts, ForeignPolicy};
 use turso_sync::error::{Category, Error};
@@ -30,9 +32,35 @@ fn stranger() {
     conn.busy_timeout(std::time::Duration::from_secs(20)).unwrap();
     let sql = std::env::var("STRANGER_SQL").unwrap();
     conn.execute_batch(&sql).unwrap();
+    if let Ok(bytes) = std::env::var("STRANGER_BLOB") {
+        write_blob(&conn, c"raw", c"data", 1, bytes.as_bytes());
+    }
     if std::env::var("STRANGER_DIES").is_ok() {
         // SAFETY: ends the process at once, as a kill would.
         unsafe { libc::_exit(0) };
+    }
+}
+
+/// Writes over the beginning of a value, without any statement.
+fn write_blob(conn: &rusqlite::Connection, table: &CStr, column: &CStr, rowid: i64, bytes: &[u8]) {
+    let mut blob = std::ptr::null_mut();
+    // SAFETY: the connection is open, the names end with NUL, and `bytes` has the length that is given.
+    unsafe {
+        let opened = ffi::sqlite3_blob_open(
+            conn.handle(),
+            c"main".as_ptr(),
+            table.as_ptr(),
+            column.as_ptr(),
+            rowid,
+            1,
+            &mut blob,
+        );
+        assert_eq!(opened, ffi::SQLITE_OK);
+        let written = ffi::sqlite3_blob_write(blob, bytes.as_ptr().cast(), bytes.len() as i32, 0);
+        assert_eq!(
+            (written, ffi::sqlite3_blob_close(blob)),
+            (ffi::SQLITE_OK, ffi::SQLITE_OK)
+        );
     }
 }
 
@@ -449,4 +477,30 @@ fn nothing_that_this_library_does_raises_an_alarm() {
         checkpoint(&a).unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
     assert_eq!(a.tables(), scene.remote.tables());
+}
+
+/// Connections of the library give nobody SQLite's handle, so only a connection of another program can write a value without a
+/// statement (incremental blob I/O), or with functions of its own.
+#[test]
+fn a_value_that_was_written_without_a_statement_is_noticed_and_adopted() {
+    let scene = Scene::new();
+    let replica = scene.open("a.db");
+    replica.sql("UPDATE note SET text = 'mine'");
+    let path = scene.path("a.db");
+    replica
+        .sql("CREATE TABLE raw (id INTEGER PRIMARY KEY, data); INSERT INTO raw VALUES (1, zeroblob(10000))");
+    replica.push().unwrap();
+    run_child(
+        "stranger",
+        &[
+            ("STRANGER_PATH", path.to_str().unwrap()),
+            ("STRANGER_SQL", "SELECT 1"),
+            ("STRANGER_BLOB", "in pieces"),
+        ],
+    );
+    assert_stops(&replica, &["raw"]);
+    settle(&replica, ForeignPolicy::Adopt).unwrap();
+    scene.converge(&[&replica]);
+    let written = replica.text("SELECT CAST(substr(data, 1, 9) AS TEXT) || length(data) FROM raw");
+    assert_eq!(written, "in pieces10000");
 }
