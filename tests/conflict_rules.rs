@@ -8,6 +8,8 @@ use support::*;
 use turso_sync::engine::{Conflict, ConflictKind, ConflictPolicy, ConflictState, Resolution};
 use turso_sync::error::{Category, Code, Error};
 
+const DOCUMENT: &str = include_str!("../docs/conflicts.md");
+
 const KEYED: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b);
     INSERT INTO t VALUES (1, 'a1', 'b1'), (2, 'a2', 'b2');";
 const UNIQUE: &str = "CREATE TABLE u (id INTEGER PRIMARY KEY, mail UNIQUE, n);
@@ -831,19 +833,39 @@ fn a_remote_that_enforces_foreign_keys() {
 
 // The table of conflicts.
 
+/// The statements of docs/conflicts.md that look into the table of conflicts and begin with `verb`.
+fn documented(verb: &str) -> Vec<&'static str> {
+    let blocks = DOCUMENT.split("```sql\n").skip(1);
+    let code = blocks.filter_map(|rest| rest.split("```").next());
+    let code = code.filter(|code| code.contains("turso_sync_conflicts"));
+    let statements = code.flat_map(|code| code.split(';')).map(str::trim);
+    statements
+        .filter(|statement| statement.starts_with(verb))
+        .collect()
+}
+
+#[test]
+fn what_was_set_aside_can_be_applied_with_sql() {
+    let a = "INSERT INTO u VALUES (50, 'm', 'a')";
+    let b = "BEGIN; INSERT INTO u VALUES (60, 'x', 'b'); INSERT INTO u VALUES (61, 'm', 'b'); COMMIT";
+    let m = Meeting::new(UNIQUE, a, b, ConflictPolicy::SetAside);
+    m.second.sync().unwrap();
+    assert_eq!(m.on_remote(U), "1one0 2two0 50ma");
+    let statements = documented("INSERT");
+    assert_eq!(statements.len(), 1);
+    m.second.sql(statements[0]);
+    m.second.sync().unwrap();
+    m.resolve(&m.conflicts()[0], Resolution::Drop).unwrap();
+    assert!(m.conflicts().is_empty());
+    m.check_equal();
+    assert_eq!(m.on_remote(U), "1one0 2two0 50ma 60x.2b 61m.2b");
+}
+
 #[test]
 fn the_statements_on_the_table_of_conflicts_work() {
     let a = "INSERT INTO u VALUES (50, 'm', 'a')";
     let b = "BEGIN; INSERT INTO u VALUES (60, 'x', 'b'); INSERT INTO u VALUES (61, 'm', 'b'); COMMIT";
-    let document = include_str!("../docs/conflicts.md");
-    let statements: Vec<&str> = document
-        .split("```sql\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .filter(|code| code.contains("turso_sync_conflicts"))
-        .flat_map(|code| code.split(';'))
-        .filter(|statement| !statement.trim().is_empty())
-        .collect();
+    let statements = documented("SELECT");
     assert!(statements.len() >= 3, "{statements:?}");
     for policy in [ConflictPolicy::Stop, ConflictPolicy::SetAside] {
         let m = Meeting::new(UNIQUE, a, b, policy);
@@ -873,6 +895,6 @@ fn the_statements_on_the_table_of_conflicts_work() {
         .unwrap();
     for name in columns.query_map([], |row| row.get::<_, String>(0)).unwrap() {
         let name = name.unwrap();
-        assert!(document.contains(&format!("`{name}`")), "{name}");
+        assert!(DOCUMENT.contains(&format!("`{name}`")), "{name}");
     }
 }
