@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use turso_sync::capture::log::{ChangeType, LogEntry, create_local_tables, write_entry};
 use turso_sync::error::Error;
 use turso_sync::record::{Value, decode};
-use turso_sync::replay::diff::{Difference, Numbering, diff};
+use turso_sync::replay::diff::{Difference, Numbering, diff, diff_of_strangers, keeps_everything};
 use turso_sync::replay::{Progress, rebase};
 
 fn difference(from: &Connection, to: &Connection) -> (Difference, Vec<LogEntry>) {
@@ -271,4 +271,55 @@ fn an_error_of_the_receiver_ends_it() {
     assert_eq!((failed.unwrap_err().message.as_str(), seen), ("no", 1));
     let failed = diff(&from, &to, &|_| false, numbering, &mut |_| Ok(()));
     assert!(failed.unwrap_err().message.contains("used up"));
+}
+
+/// Rows without a key have moved, and each side has some of its own.
+#[test]
+fn strangers_share_rows_that_look_the_same() {
+    let schema = "CREATE TABLE note (text); CREATE TABLE hidden (rowid, _rowid_, oid);
+        CREATE TABLE item (name TEXT PRIMARY KEY, price); CREATE TABLE same (x);";
+    let database = |rows: &str| {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&format!("{schema} {rows}")).unwrap();
+        conn
+    };
+    let from = database(
+        "INSERT INTO note VALUES ('theirs'), ('both'), ('twice here'), (NULL), (1), (0.0);
+         INSERT INTO hidden VALUES (1, 2, 3), (4, 5, 6); INSERT INTO same VALUES (1), (2);
+         INSERT INTO item VALUES ('a', 1), ('only theirs', 2), (NULL, 'both'), (NULL, 'theirs')",
+    );
+    let to = database(
+        "INSERT INTO note VALUES ('twice here'), (-0.0), (NULL), ('twice here'), ('both'), (1.0);
+         INSERT INTO hidden VALUES (4, 5, 6), (7, 8, 9); INSERT INTO same VALUES (2), (1);
+         INSERT INTO item VALUES (NULL, 'ours'), ('only ours', 3), (NULL, 'both'), ('a', 9)",
+    );
+    let numbering = Numbering {
+        first_change_id: 1,
+        change_time: 0,
+    };
+    let (mut changes, mut kept) = (Vec::new(), 0);
+    let found = diff_of_strangers(&from, &to, &|_| false, numbering, &mut |entry| {
+        kept += usize::from(keeps_everything(&entry, &to).unwrap());
+        changes.push(format!("{} {:?}", entry.table, entry.change_type));
+        Ok(())
+    })
+    .unwrap();
+    changes.sort();
+    let mut wanted = Vec::new();
+    for (count, what) in [
+        (1, "hidden Delete"),
+        (1, "hidden Insert"),
+        (2, "item Delete"),
+        (2, "item Insert"),
+        (1, "item Update"),
+        (3, "note Delete"),
+        (3, "note Insert"),
+    ] {
+        wanted.extend(std::iter::repeat_n(what.to_owned(), count));
+    }
+    assert_eq!(changes, wanted);
+    assert_eq!(
+        (kept, found.tables),
+        (7, ["hidden", "item", "note"].map(String::from).to_vec())
+    );
 }

@@ -16,7 +16,7 @@ use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
 use crate::replay::Plan;
-use crate::replay::diff::{Difference, Numbering, WithoutLoss, diff};
+use crate::replay::diff::{Difference, Numbering, diff, diff_of_strangers, keeps_everything};
 
 /// Tables that an error text names at most.
 const NAMED: usize = 10;
@@ -62,16 +62,23 @@ impl Inner {
                     change_time: unix_time,
                 };
                 let is_local = |name: &str| self.ignored.contains(name);
-                let mut without_loss = WithoutLoss::new(actual);
-                let found = diff(expected, actual, &is_local, numbering, &mut |entry| {
-                    let adopted = match (policy, reference.exact) {
-                        (ForeignPolicy::Adopt, true) => Some(entry),
-                        (ForeignPolicy::Adopt, false) => without_loss.filter(entry)?,
-                        _ => None,
-                    };
-                    adopted.map_or(Ok(()), |entry| write_entry(writer, &entry))
-                })?;
-                if policy == ForeignPolicy::Adopt && !found.is_empty() {
+                let mut to_adopt = false;
+                let mut sink = |entry| {
+                    if reference.exact || keeps_everything(&entry, actual)? {
+                        to_adopt = true;
+                        if policy == ForeignPolicy::Adopt {
+                            write_entry(writer, &entry)?;
+                        }
+                    }
+                    Ok(())
+                };
+                let compare = if reference.exact { diff } else { diff_of_strangers };
+                let mut found = compare(expected, actual, &is_local, numbering, &mut sink)?;
+                if reference.admission == Admission::Any && !to_adopt {
+                    // That it has more was to be expected.
+                    found = Difference::default();
+                }
+                if policy == ForeignPolicy::Adopt && to_adopt {
                     // A copy of this file may adopt something else under the same numbers.
                     let segment = Segment {
                         first: numbering.first_change_id,

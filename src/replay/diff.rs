@@ -17,7 +17,7 @@
 
 mod rows;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use rusqlite::Connection;
 
@@ -66,6 +66,36 @@ pub fn diff(
     numbering: Numbering,
     sink: &mut dyn FnMut(LogEntry) -> Result<()>,
 ) -> Result<Difference> {
+    compare(Origin::Common, (from, to), is_local, numbering, sink)
+}
+
+/// The same for databases of which nobody knows what they have in common: rowids mean nothing, and rows without a key are
+/// the same if they look the same. Memory: some forty bytes per row without a key of `from` besides.
+pub fn diff_of_strangers(
+    from: &Connection,
+    to: &Connection,
+    is_local: &dyn Fn(&str) -> bool,
+    numbering: Numbering,
+    sink: &mut dyn FnMut(LogEntry) -> Result<()>,
+) -> Result<Difference> {
+    compare(Origin::Unknown, (from, to), is_local, numbering, sink)
+}
+
+/// What is known about two databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The second one was the first one.
+    Common,
+    Unknown,
+}
+
+fn compare(
+    origin: Origin,
+    (from, to): (&Connection, &Connection),
+    is_local: &dyn Fn(&str) -> bool,
+    numbering: Numbering,
+    sink: &mut dyn FnMut(LogEntry) -> Result<()>,
+) -> Result<Difference> {
     let mut out = Output {
         numbering,
         sink,
@@ -88,7 +118,7 @@ pub fn diff(
             .filter(|o| o.kind == "trigger" && same_name(&o.table, &row.name) && !dropped.contains(&o.name))
             .collect();
         let mut first = true;
-        rows::compare(there.then_some(from), to, &row.name, &mut |change| {
+        rows::compare(origin, there.then_some(from), to, &row.name, &mut |change| {
             if std::mem::take(&mut first) {
                 for trigger in &triggers {
                     out.schema(ChangeType::Delete, trigger)?;
@@ -124,52 +154,18 @@ pub fn content(
     diff(&Connection::open_in_memory()?, of, is_local, numbering, sink)
 }
 
-/// Takes out of a difference that leads to `to` what would take away something that only the other side has.
-pub struct WithoutLoss<'a> {
-    to: &'a Connection,
-    /// Which tables have no key.
-    keyless: HashMap<String, bool>,
-}
-
-impl<'a> WithoutLoss<'a> {
-    /// For differences that lead to `to`.
-    pub fn new(to: &'a Connection) -> Self {
-        WithoutLoss {
-            to,
-            keyless: HashMap::new(),
-        }
+/// True if `entry`, a part of the difference that leads to `to`, takes nothing away that only the other side has. A trigger
+/// that is dropped comes back if `to` has it.
+pub fn keeps_everything(entry: &LogEntry, to: &Connection) -> Result<bool> {
+    if entry.change_type != ChangeType::Delete {
+        return Ok(true);
     }
-
-    /// What is left of `entry`. A trigger that is dropped comes back if `to` has it. Two rows without a key at one place may
-    /// be two rows: both stay.
-    pub fn filter(&mut self, entry: LogEntry) -> Result<Option<LogEntry>> {
-        let keeps = match (entry.change_type, entry.table == SCHEMA_TABLE) {
-            (ChangeType::Delete, true) => match Ddl::decode(&entry)? {
-                Some(Ddl::Drop(row)) if row.kind != "table" => SchemaRow::find(self.to, &row.name)?.is_some(),
-                _ => false,
-            },
-            (ChangeType::Delete, false) => false,
-            (ChangeType::Update, false) if self.is_keyless(&entry.table)? => {
-                return Ok(Some(LogEntry {
-                    change_type: ChangeType::Insert,
-                    before: None,
-                    updates: None,
-                    ..entry
-                }));
-            }
-            _ => true,
-        };
-        Ok(keeps.then_some(entry))
-    }
-
-    fn is_keyless(&mut self, name: &str) -> Result<bool> {
-        if let Some(keyless) = self.keyless.get(name) {
-            return Ok(*keyless);
-        }
-        let table = Table::load(self.to, name)?;
-        let keyless = table.is_some_and(|table| table.virtual_kind.is_none() && table.key.is_empty());
-        self.keyless.insert(name.to_owned(), keyless);
-        Ok(keyless)
+    match entry.table == SCHEMA_TABLE {
+        true => match Ddl::decode(entry)? {
+            Some(Ddl::Drop(row)) if row.kind != "table" => Ok(SchemaRow::find(to, &row.name)?.is_some()),
+            _ => Ok(false),
+        },
+        false => Ok(false),
     }
 }
 

@@ -153,9 +153,9 @@ impl Rig {
         self.run(|engine| engine.pull_changes_from_remote())
     }
 
-    /// Takes the remote for the right one, and what is here beside it for right.
+    /// Takes the remote for the right one, whatever it has forgotten.
     pub fn accept(&mut self) -> Result<()> {
-        self.run(|engine| engine.accept_remote(ForeignPolicy::Adopt))
+        self.run(|engine| engine.accept_remote(ForeignPolicy::Discard))
     }
 
     pub fn checkpoint(&mut self) -> Result<()> {

@@ -186,12 +186,17 @@ fn ordinary() -> Rig {
     rig.opts.adopt_database = true;
     let sql = format!(
         "BEGIN; {} {} INSERT INTO event VALUES ('t1');
+         INSERT INTO ledger VALUES ('t1a', 't1', 5), ('t1b', 't1', -5);
          INSERT INTO doc VALUES (1, 2, hex(zeroblob(9000)), 'mine'), (2, 3, 'x', 'mine'); COMMIT",
         check::SCHEMA,
         check::accounts(1)
     );
     let conn = rusqlite::Connection::open(&rig.path).unwrap();
     conn.execute_batch(&sql).unwrap();
+    drop(conn);
+    // SQLite does not make the name of a new database durable.
+    let folder = rig.path.parent().unwrap();
+    std::fs::File::open(folder).unwrap().sync_all().unwrap();
     rig
 }
 
@@ -272,7 +277,9 @@ fn pull(rig: &mut Rig) -> Result<()> {
     rig.pull().map(drop)
 }
 
+/// As over a lost base: who dies in it may have lost it, and fetches it again.
 fn accept(rig: &mut Rig) -> Result<()> {
+    rig.base_may_be_lost = true;
     rig.accept()
 }
 

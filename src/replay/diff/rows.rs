@@ -1,10 +1,12 @@
 //! The rows of one table in two databases.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rusqlite::{Connection, Rows, Statement, params_from_iter};
 
-use super::{RowDifference, Table};
+use super::{Origin, RowDifference, Table};
 use crate::capture::log::ChangeType;
 use crate::capture::module::Content;
 use crate::error::{Error, Result};
@@ -40,6 +42,7 @@ enum UniqueColumns {
 
 /// Compares the rows of the table `name`; without `from` all are new.
 pub(super) fn compare(
+    origin: Origin,
     from: Option<&Connection>,
     to: &Connection,
     name: &str,
@@ -72,6 +75,9 @@ pub(super) fn compare(
         new,
         unique,
     };
+    if origin == Origin::Unknown && table.virtual_kind.is_none() {
+        return compared.by_content(sink);
+    }
     let by_rowid = table.virtual_kind.is_some() || table.integer_key || table.key.is_empty();
     match (by_rowid, compared.new.has_rowid) {
         (true, true) => compared.in_order(sink),
@@ -247,6 +253,58 @@ impl Compared<'_> {
         Ok(())
     }
 
+    /// Rows with a key by it; others are the same if they look the same.
+    fn by_content(&self, sink: &mut Sink<'_>) -> Result<()> {
+        let has_key = |row: &Row| self.table.identity(&row.values) == Identity::Key;
+        let mut counts = HashMap::new();
+        let mut select = self.old.all()?;
+        let mut rows = select.query([])?;
+        while let Some(row) = self.old.next(&mut rows)? {
+            match has_key(&row) {
+                true if self.new.find(self.table, &row)?.is_some() => {}
+                true => sink(pair(self.table, Some(row), None))?,
+                false => *counts.entry(fingerprint(&row)).or_insert(0u64) += 1,
+            }
+        }
+        let mut select = self.new.all()?;
+        let mut rows = select.query([])?;
+        while let Some(row) = self.new.next(&mut rows)? {
+            if has_key(&row) {
+                let there = self.old.find(self.table, &row)?;
+                self.emit(Phase::Rest, there, Some(row), sink)?;
+            } else {
+                match counts.get_mut(&fingerprint(&row)) {
+                    Some(count @ 1..) => *count -= 1,
+                    _ => sink(pair(self.table, None, Some(row)))?,
+                }
+            }
+        }
+        drop(rows);
+        self.leftover(&mut counts, sink)
+    }
+
+    /// The rows without a key of the old side that the new one has not.
+    fn leftover(&self, counts: &mut HashMap<u128, u64>, sink: &mut Sink<'_>) -> Result<()> {
+        if counts.values().all(|count| *count == 0) {
+            return Ok(());
+        }
+        let mut select = self.old.all()?;
+        let mut rows = select.query([])?;
+        while let Some(row) = self.old.next(&mut rows)? {
+            let alone = match counts.get_mut(&fingerprint(&row)) {
+                Some(count @ 1..) => {
+                    *count -= 1;
+                    self.table.identity(&row.values) != Identity::Key
+                }
+                _ => false,
+            };
+            if alone {
+                sink(pair(self.table, Some(row), None))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing tells the rows apart: all of them or none.
     fn at_all(&self, sink: &mut Sink<'_>) -> Result<()> {
         let (mut old, mut new) = (self.old.all()?, self.new.all()?);
@@ -329,6 +387,17 @@ impl UniqueColumns {
             false => UniqueColumns::Single(positions),
         })
     }
+}
+
+/// Different for different rows, but for one chance in 10^38.
+fn fingerprint(row: &Row) -> u128 {
+    let record = encode(&row.values);
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, &record).hash(&mut hasher);
+        hasher.finish()
+    };
+    u128::from(half(0)) << 64 | u128::from(half(1))
 }
 
 /// The same bits: `0.0` is not `-0.0`.
