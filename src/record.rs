@@ -20,6 +20,34 @@ pub enum Value {
     Blob(Vec<u8>),
 }
 
+/// A value of a record, where it lies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ValueRef<'a> {
+    /// SQL NULL.
+    Null,
+    /// 64-bit signed integer.
+    Integer(i64),
+    /// IEEE double.
+    Real(f64),
+    /// Text, see [`Value::Text`].
+    Text(&'a [u8]),
+    /// Bytes.
+    Blob(&'a [u8]),
+}
+
+impl ValueRef<'_> {
+    /// A copy of it.
+    pub fn to_value(self) -> Value {
+        match self {
+            ValueRef::Null => Value::Null,
+            ValueRef::Integer(i) => Value::Integer(i),
+            ValueRef::Real(r) => Value::Real(r),
+            ValueRef::Text(t) => Value::Text(t.to_vec()),
+            ValueRef::Blob(b) => Value::Blob(b.to_vec()),
+        }
+    }
+}
+
 /// Appends the SQLite variable-length integer of `v` (big-endian, 7 bits per byte, 9 bytes at most).
 pub fn put_varint(out: &mut Vec<u8>, v: u64) {
     if v > 0x00ff_ffff_ffff_ffff {
@@ -159,13 +187,22 @@ fn bad() -> Error {
 
 /// Decodes the record at the beginning of `bytes`; also its length in bytes.
 pub fn decode_first(bytes: &[u8]) -> Result<(Vec<Value>, usize)> {
+    let mut values = Vec::new();
+    let len = each_value(bytes, |value| {
+        values.push(value.to_value());
+        Ok(())
+    })?;
+    Ok((values, len))
+}
+
+/// Gives `on` the values of the record at the beginning of `bytes`, in order. Returns its length in bytes.
+pub fn each_value<'a>(bytes: &'a [u8], mut on: impl FnMut(ValueRef<'a>) -> Result<()>) -> Result<usize> {
     let (header_len, mut at) = get_varint(bytes).ok_or_else(bad)?;
     let header_len = usize::try_from(header_len).map_err(|_| bad())?;
     if header_len > bytes.len() || header_len < at {
         return Err(bad());
     }
     let (header, mut body) = bytes.split_at(header_len);
-    let mut values = Vec::new();
     while at < header_len {
         let (serial, n) = get_varint(&header[at..]).ok_or_else(bad)?;
         at += n;
@@ -178,22 +215,19 @@ pub fn decode_first(bytes: &[u8]) -> Result<(Vec<Value>, usize)> {
             _ => (serial - 12) / 2,
         };
         let len = usize::try_from(len).map_err(|_| bad())?;
-        if len > body.len() {
-            return Err(bad());
-        }
-        let (bytes, rest) = body.split_at(len);
+        let (bytes, rest) = body.split_at_checked(len).ok_or_else(bad)?;
         body = rest;
-        values.push(match serial {
-            0 => Value::Null,
-            8 => Value::Integer(0),
-            9 => Value::Integer(1),
-            1..=6 => Value::Integer(sign_extend(bytes)),
-            7 => Value::Real(f64::from_bits(sign_extend(bytes) as u64)),
-            s if s % 2 == 0 => Value::Blob(bytes.to_vec()),
-            _ => Value::Text(bytes.to_vec()),
-        });
+        on(match serial {
+            0 => ValueRef::Null,
+            8 => ValueRef::Integer(0),
+            9 => ValueRef::Integer(1),
+            1..=6 => ValueRef::Integer(sign_extend(bytes)),
+            7 => ValueRef::Real(f64::from_bits(sign_extend(bytes) as u64)),
+            s if s % 2 == 0 => ValueRef::Blob(bytes),
+            _ => ValueRef::Text(bytes),
+        })?;
     }
-    Ok((values, bytes.len() - body.len()))
+    Ok(bytes.len() - body.len())
 }
 
 fn sign_extend(bytes: &[u8]) -> i64 {

@@ -254,6 +254,7 @@ fn examples_compile_without_a_warning() {
         "c-examples/quickstart.c",
         "c-examples/two_replicas.c",
         "c-examples/conflicts.c",
+        "c-examples/transform.c",
         "c-examples/host_io.c",
         "tests/c/writer_loop.c",
     ] {

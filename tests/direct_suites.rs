@@ -8,7 +8,11 @@ mod conflict_rules;
 mod conflicts;
 #[path = "conflicts_review.rs"]
 mod conflicts_review;
+#[path = "identity.rs"]
+mod identity;
 #[path = "pains.rs"]
 mod pains;
 #[path = "sync.rs"]
 mod sync;
+#[path = "transform.rs"]
+mod transform;

@@ -278,7 +278,7 @@ fn a_conflict_of_a_copy_can_be_resolved() {
     let lost = drive(
         &copy.engine,
         copy.engine.push_changes_to_remote(),
-        &mut |http, perform| match String::from_utf8_lossy(&http.body).contains("cup") {
+        &mut |http, perform| match written(http).contains("cup") {
             true => Err("lost".into()),
             false => Ok(perform()),
         },

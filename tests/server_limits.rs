@@ -288,6 +288,54 @@ fn results_are_bounded() {
     assert!(answer.text().contains(&"0".repeat(600_000)));
 }
 
+/// The options of the program, because SQLite's limit is that of the whole process.
+#[test]
+fn sqlite_may_use_only_so_much_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = database(&dir, "wal");
+    let large = "SELECT length(randomblob(50000000))";
+    for (limit, fits) in [("32", false), ("256", true)] {
+        let arguments = ["127.0.0.1:0", path.to_str().unwrap(), "--sqlite-memory", limit];
+        let (_server, client) = spawn(&arguments);
+        let answer = client.post("/v2/pipeline", &pipeline(&[large]));
+        assert_eq!(answer.status, 200);
+        let refused = answer.text().contains("out of memory");
+        assert_eq!(refused, !fits, "{limit}: {}", answer.text());
+        // Whoever asks for less does not notice.
+        client.write(&["UPDATE t SET b = randomblob(1000000) WHERE id = 1"]);
+        let mut replica = Pages::default();
+        replica.pull(&client);
+    }
+}
+
+#[test]
+fn an_answer_may_take_only_so_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = large_database(&dir);
+    // A client who takes a little now and then is within its patience for ever.
+    let limits = [
+        "--answer-timeout",
+        "1",
+        "--patience",
+        "100000",
+        "--log-level",
+        "off",
+    ];
+    let arguments = [&["127.0.0.1:0", path.to_str().unwrap()][..], &limits].concat();
+    let (_server, client) = spawn(&arguments);
+    let mut slow = TcpStream::connect(client.url.strip_prefix("http://").unwrap()).unwrap();
+    slow.write_all(
+        b"POST /pull-updates HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    )
+    .unwrap();
+    while client.metric("turso_sync_spooled_bytes") == 0.0 {}
+    while client.metric("turso_sync_spooled_bytes") > 0.0 {}
+    let (body, length) = rest(slow);
+    assert!(body.len() < length, "{} of {length}", body.len());
+    let mut replica = Pages::default();
+    replica.pull(&client);
+}
+
 #[test]
 fn nothing_beside_the_database_can_be_reached() {
     let dir = tempfile::tempdir().unwrap();

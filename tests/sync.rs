@@ -592,10 +592,7 @@ fn a_large_push_is_split_between_transactions() {
         ));
     }
     a.sql("INSERT INTO note SELECT value FROM (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 5000) SELECT value FROM n)");
-    let mut opts = options(&a.path, &remote.url);
-    opts.push_operations_threshold = 20;
-    let engine = DatabaseSyncEngine::new(opts).unwrap();
-    run(&engine, engine.open()).unwrap();
+    let engine = pushing_in_steps_of(20, &a, &remote);
     let mut requests = 0;
     drive(&engine, engine.push_changes_to_remote(), &mut |http, _| {
         requests += 1;
@@ -606,6 +603,79 @@ fn a_large_push_is_split_between_transactions() {
     b.pull().unwrap();
     assert_eq!(b.tables(), remote.tables());
     assert_eq!(b.tables(), a.tables());
+}
+
+/// A replica of `remote` whose requests carry one change, or few more.
+fn pushing_in_steps_of(operations: u64, a: &Replica, remote: &Remote) -> DatabaseSyncEngine {
+    let mut opts = options(&a.path, &remote.url);
+    opts.push_operations_threshold = operations;
+    let engine = DatabaseSyncEngine::new(opts).unwrap();
+    run(&engine, engine.open()).unwrap();
+    engine
+}
+
+#[test]
+fn a_push_makes_its_next_request_while_one_is_under_way() {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, _b) = two(&remote, &dir);
+    a.sql("INSERT INTO note VALUES ('one'), ('two')");
+    a.sql("INSERT INTO note VALUES ('three')");
+    let engine = pushing_in_steps_of(2, &a, &remote);
+    let mut op = engine.push_changes_to_remote();
+    let mut pushes = Vec::new();
+    while op.resume().unwrap() == OperationStatus::Io {
+        while let Some(item) = engine.io().take_item() {
+            if let turso_sync::io::SyncEngineIoRequest::Http(http) = item.request()
+                && is_push(http)
+            {
+                pushes.push(written(http));
+                // The host comes back before it has the answer.
+                assert_eq!(op.resume().unwrap(), OperationStatus::Io);
+                if pushes.len() == 1 {
+                    a.sql("INSERT INTO note VALUES ('four')");
+                }
+            }
+            serve(&item, &mut |http, _| forward(http));
+        }
+    }
+    let holds = |word: &str| pushes.iter().position(|push| push.contains(word));
+    let [one, two, three, four] = ["one", "two", "three", "four"].map(|word| holds(word).unwrap());
+    assert_eq!((one, two, three, four), (0, 0, 1, 2));
+    assert_eq!(a.tables(), remote.tables());
+    assert_eq!(a.pending(), 0);
+}
+
+#[test]
+fn what_was_made_behind_a_refused_request_is_forgotten() {
+    let remote = Remote::start(SHOP);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(&remote, &dir);
+    b.sql("INSERT INTO item VALUES (10, 'cup', 1)");
+    b.push().unwrap();
+    a.sql("INSERT INTO item VALUES (20, 'cup', 2)");
+    // The change before is one of a table with other columns.
+    a.sql("ALTER TABLE item DROP COLUMN price; ALTER TABLE item RENAME COLUMN id TO number");
+    a.sql("INSERT INTO item VALUES (21, 'mug')");
+    let engine = pushing_in_steps_of(1, &a, &remote);
+    let e = run(&engine, engine.push_changes_to_remote()).unwrap_err();
+    assert_eq!(
+        (e.category, e.code),
+        (Category::Conflict, Code::Constraint),
+        "{e}"
+    );
+    let conflicts = engine.conflicts().unwrap();
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!(conflicts[0].key, r#"{"id":20}"#);
+    a.sql("UPDATE item SET name = 'my cup' WHERE number = 20");
+    run(&engine, engine.push_changes_to_remote()).unwrap();
+    b.pull().unwrap();
+    assert_eq!(a.tables(), remote.tables());
+    assert_eq!(b.tables(), remote.tables());
+    assert_eq!(
+        b.text("SELECT group_concat(name) FROM item WHERE number > 9"),
+        "cup,my cup,mug"
+    );
 }
 
 #[test]

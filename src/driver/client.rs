@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ureq::http::{Request, Response};
@@ -69,6 +70,24 @@ impl Ending {
             }
             place = self.told.wait(place).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// One that is under way.
+struct Attempt {
+    ending: Arc<Ending>,
+    thread: JoinHandle<()>,
+}
+
+impl Attempt {
+    /// Waits for it to end.
+    fn end(self) -> Ended {
+        let ended = self.ending.wait();
+        if !matches!(ended, Ended::Cancelled) {
+            // It has nothing left to do but to end. Its panics are caught.
+            self.thread.join().unwrap_or(());
+        }
+        ended
     }
 }
 
@@ -183,7 +202,11 @@ impl Client {
             let mut served = false;
             while let Some(item) = queue.take_item_of(control) {
                 match item.request() {
-                    SyncEngineIoRequest::Http(_) => self.serve(Arc::new(item), control, end)?,
+                    SyncEngineIoRequest::Http(_) => {
+                        // A push makes its next request meanwhile. How this ends, it says again below.
+                        let meanwhile = || resume().map_or((), drop);
+                        self.serve(Arc::new(item), control, end, meanwhile)?;
+                    }
                     SyncEngineIoRequest::Transform(_) => self.transform(&Arc::new(item)),
                     // A failure is in the item already.
                     _ => files::perform(&item).unwrap_or(()),
@@ -201,9 +224,15 @@ impl Client {
     }
 
     /// Performs a request to its end, in as many attempts as it takes, or until the operation is cancelled; failures go
-    /// into the item.
-    fn serve(self: &Arc<Self>, item: Arc<IoItem>, control: &Control, end: Option<Instant>) -> Result<()> {
-        let (mut attempt, mut new_token) = (1, None);
+    /// into the item. `meanwhile` is called once, while the first attempt is under way.
+    fn serve(
+        self: &Arc<Self>,
+        item: Arc<IoItem>,
+        control: &Control,
+        end: Option<Instant>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<()> {
+        let (mut attempt, mut new_token, mut meanwhile) = (1, None, Some(meanwhile));
         let mut may_ask_again = matches!(self.auth, Auth::Callback(_));
         loop {
             let token = match new_token.take().map_or_else(|| self.token(), Ok) {
@@ -213,7 +242,11 @@ impl Client {
                     return Ok(());
                 }
             };
-            let refusal = match self.attempt(&item, token.clone(), control, end)? {
+            let started = self.attempt(&item, token.clone(), control, end)?;
+            if let Some(meanwhile) = meanwhile.take() {
+                meanwhile();
+            }
+            let refusal = match started.end() {
                 Ended::Refused(refusal) => refusal,
                 Ended::Served | Ended::Cancelled => return Ok(()),
             };
@@ -264,14 +297,14 @@ impl Client {
         Ok(token)
     }
 
-    /// Sends the request once, in a thread of its own: nothing else would end the wait for a name or a connection.
+    /// Begins to send the request once, in a thread of its own: nothing else would end the wait for a name or a connection.
     fn attempt(
         self: &Arc<Self>,
         item: &Arc<IoItem>,
         token: Option<String>,
         control: &Control,
         end: Option<Instant>,
-    ) -> Result<Ended> {
+    ) -> Result<Attempt> {
         let ending = Arc::<Ending>::default();
         let (tell, tell_cancelled, agent) = (ending.clone(), ending.clone(), self.agent.clone());
         control.on_cancel(move || {
@@ -291,12 +324,7 @@ impl Client {
             .name("turso-sync-http".into())
             .spawn(work)
             .map_err(|e| Error::io("start a thread for the request", &e))?;
-        let ended = ending.wait();
-        if !matches!(ended, Ended::Cancelled) {
-            // It has nothing left to do but to end. Its panics are caught.
-            thread.join().unwrap_or(());
-        }
-        Ok(ended)
+        Ok(Attempt { ending, thread })
     }
 
     /// Sends the request and passes the answer on, unless it is one after which another attempt makes sense.

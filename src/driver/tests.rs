@@ -245,6 +245,35 @@ fn a_request_served_elsewhere_is_not_waited_for() {
     );
 }
 
+#[test]
+fn an_operation_goes_on_while_its_request_is_under_way() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (goes_on, came_back) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        // Without that there is no answer in time.
+        let came_back = came_back.recv_timeout(Duration::from_secs(60)).is_ok();
+        answer_one(&mut stream, OK);
+        came_back
+    });
+    let queue = SyncEngineIoQueue::default();
+    let io = queue.clone();
+    let mut op = Operation::new(async move { io.http(post(&url), None).await });
+    let control = op.control().clone();
+    let mut times = 0;
+    run(&queue, &once(), &control, || {
+        times += 1;
+        if times == 2 {
+            goes_on.send(()).unwrap();
+        }
+        op.resume()
+    })
+    .unwrap();
+    assert!(server.join().unwrap());
+    assert_eq!(op.take_result().unwrap().body, b"world");
+}
+
 // ------------------------------------------------------------------------------------------------- repeated requests
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nworld";

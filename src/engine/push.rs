@@ -8,10 +8,15 @@
 //! A request without an answer may still arrive, and one that was refused may arrive again. Before something else
 //! becomes of their changes, they are shut out: the guards compare a *fence* as well, a number that is raised then.
 //!
+//! While the host sends a request, the next one is made, on the assumption that the first will be committed. If it is not,
+//! the second one is thrown away: it has not left this module.
+//!
 //! A request also tells who gave out the ids that it acknowledges, and the guard compares who did before: a copy of this
 //! file, or an old state of it, must not take other changes for its own (see [`super::identity`]).
 
 use std::collections::HashSet;
+use std::future::Future;
+use std::task::Poll;
 
 use super::dialect::{self, PushBody, PushResult, PushWriter};
 use super::identity::check_watermark;
@@ -20,7 +25,7 @@ use super::remote::{PIPELINE_PATH, Shared, check_status};
 use super::transform::Transformer;
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::lineage::{Lineage, Segment, lineage_id};
-use crate::capture::log::{WATERMARK_TABLE, read_entries};
+use crate::capture::log::WATERMARK_TABLE;
 use crate::capture::state::{self, HeaderValues, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
 use crate::io::{BodySink, Stage};
@@ -34,6 +39,9 @@ use crate::replay::{
 
 /// Bytes of a request after which a new one starts.
 pub(super) const REQUEST_BYTES: usize = 4 << 20;
+/// The next request is made ahead of the answer to one that is shorter than this: a longer one is a large transaction, of
+/// which two need not be in memory.
+const LOOK_AHEAD_BYTES: usize = 2 * REQUEST_BYTES;
 /// Longest answer to the question for the watermark, in bytes.
 const MAX_WATERMARK_ANSWER: usize = 65 << 10;
 /// How often a push that finds the remote changed under it pulls and tries again.
@@ -65,6 +73,7 @@ enum Verdict<'a> {
 }
 
 /// What the remote has of this replica.
+#[derive(Clone, Copy)]
 struct Known {
     /// The watermark.
     acknowledged: i64,
@@ -74,19 +83,29 @@ struct Known {
     newest: i64,
 }
 
+/// What is known for certain.
+struct Kept {
+    /// What the remote has.
+    known: Known,
+    /// What its header holds.
+    header: HeaderValues,
+    /// Changes up to this id were put into a request.
+    sent: i64,
+}
+
 /// One request: whole transactions, and what to make of an error in one of its steps.
 struct Batch {
     body: PushBody,
+    /// Its bytes, uncompressed.
+    len: usize,
     /// Step number of the first of `statements`; the watermark step follows the last.
     first: usize,
     /// Without their arguments.
     statements: Vec<ReplayStatement>,
-    last_change_id: i64,
-    /// Token of the newest segment that it tells of, or that the remote knew before.
-    newest: i64,
     /// Captured changes that it carries.
     changes: u64,
-    /// What the remote's header holds afterwards.
+    /// What the remote has once it is committed, and what its header holds then.
+    known: Known,
     header: HeaderValues,
 }
 
@@ -96,15 +115,11 @@ struct BatchReader {
     client_id: String,
     /// The last entry that was read.
     position: i64,
-    /// What the remote has acknowledged.
-    acknowledged: i64,
-    /// The remote's fence for this replica.
-    fence: i64,
-    /// Token of the newest segment that the remote knows; 0 if it knows none.
-    newest: i64,
+    /// What the remote has once all requests that were made are committed.
+    known: Known,
     /// Transactions that overwrite what is in their way.
     overwriting: HashSet<i64>,
-    /// What the remote's header holds.
+    /// What the remote's header holds then.
     header: HeaderValues,
     operations: u64,
     /// What is behind this change must wait: the host has not decided about it yet.
@@ -168,15 +183,12 @@ impl Task {
         let Some(known) = self.ask_watermark(state).await? else {
             return Ok(Outcome::RemoteMoved);
         };
-        let acknowledged = known.acknowledged;
         let generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
         let mut reader = BatchReader {
             generator,
             client_id: state.client_id.clone(),
             position: 0,
-            acknowledged,
-            fence: known.fence,
-            newest: known.newest,
+            known,
             overwriting: HashSet::new(),
             header: state.header,
             operations: match self.opts.push_operations_threshold {
@@ -189,75 +201,104 @@ impl Task {
         };
         let mut transformer = None;
         if self.opts.use_transform {
-            transformer = Some(Transformer::new(self, state, acknowledged)?);
+            transformer = Some(Transformer::new(self, state, known.acknowledged)?);
             reader.until = 0;
         }
-        let mut sent = state.sent;
+        let mut kept = Kept {
+            known,
+            header: state.header,
+            sent: state.sent,
+        };
         self.control.enter(Stage::Uploading);
-        self.expect_changes(acknowledged)?;
+        self.expect_changes(known.acknowledged)?;
+        let mut ahead = None;
         loop {
-            if let Some(transformer) = transformer.as_mut().filter(|_| reader.position >= reader.until) {
-                let (decisions, until) = transformer.look_ahead(self, reader.operations).await?;
-                reader.generator.decide(decisions);
-                reader.until = until;
-            }
-            let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
-            let header = HeaderValues::read(&conn)?;
-            reader.overwriting = conflicts::overwriting(&conn)?;
-            let lineage = Lineage::read(&conn)?;
-            let batch = reader.next_batch(Transactions::new(&conn, reader.position), header, lineage)?;
-            drop(conn);
-            let Some(mut batch) = batch else { break };
-            self.control.check()?;
-            if batch.last_change_id > sent {
-                state::note_sent(self.path(), state, batch.last_change_id, BUSY_TIMEOUT)?;
-                sent = batch.last_change_id;
-            }
-            let result = match self.send_push(&mut batch.body).await {
-                Err(e) if direct && self.refuses_direct(e.http_status) => return Ok(Outcome::OtherDialect),
-                result => result?,
+            let next = match ahead.take() {
+                Some(made) => Some(made?),
+                None => self.make_batch(&mut reader, &mut transformer).await?,
             };
-            let verdict = batch.check(&result)?;
-            if !matches!(verdict, Verdict::Committed) {
-                let not_done = match verdict {
-                    Verdict::Refused(statement, error) => {
-                        let failure = self.failure(&mut reader.generator, statement, error)?;
-                        Outcome::Refused {
-                            patience: match (statement.purpose, failure.operation) {
-                                (Purpose::Change | Purpose::Check, _) => 2,
-                                // Others take the rowids; a rebase finds another one each time.
-                                (Purpose::Guard, ConflictOperation::Insert) => u32::MAX,
-                                // A row that others have changed is an insert after the rebase.
-                                (Purpose::Guard, _) => 3,
-                            },
-                            failure: Box::new(failure),
-                        }
-                    }
-                    Verdict::CommitRefused => Outcome::CommitRefused,
-                    _ => Outcome::RemoteMoved,
-                };
-                let (acknowledged, fence) = (reader.acknowledged, reader.fence_request()?);
-                return self.not_kept(state, acknowledged, not_done, fence).await;
+            let Some(mut batch) = next else { break };
+            self.control.check()?;
+            if batch.known.acknowledged > kept.sent {
+                kept.sent = batch.known.acknowledged;
+                state::note_sent(self.path(), state, kept.sent, BUSY_TIMEOUT)?;
             }
-            reader.acknowledged = batch.last_change_id;
-            reader.newest = batch.newest;
+            let answer = self.send_push(&mut batch.body)?;
+            if transformer.is_none() && batch.len < LOOK_AHEAD_BYTES {
+                // The host takes the request now, and may come back before it has the answer.
+                give_way().await;
+                // If there is nothing more, there may be later.
+                ahead = self.make_batch(&mut reader, &mut transformer).await.transpose();
+            }
+            let result = match answer.await {
+                Err(e) if direct && self.refuses_direct(e.http_status) => return Ok(Outcome::OtherDialect),
+                answer => batch.body.result(&answer?).map_err(|e| e.context("push"))?,
+            };
+            if let Some(not_done) = self.judge(state, &batch, &result)? {
+                let fence = fence_request(&state.client_id, &kept.known)?;
+                return self
+                    .not_kept(state, kept.known.acknowledged, not_done, fence)
+                    .await;
+            }
+            kept.known = batch.known;
             self.control.changes_done(batch.changes);
-            if batch.header != reader.header {
+            if batch.header != kept.header {
                 state::set_header(self.path(), state, batch.header, BUSY_TIMEOUT)?;
-                reader.header = batch.header;
+                kept.header = batch.header;
             }
         }
-        if reader.acknowledged != state.acknowledged {
-            state::note_acknowledged(self.path(), state, reader.acknowledged, BUSY_TIMEOUT)?;
+        let acknowledged = kept.known.acknowledged;
+        if acknowledged != state.acknowledged {
+            state::note_acknowledged(self.path(), state, acknowledged, BUSY_TIMEOUT)?;
         }
-        self.forget_settled_conflicts(reader.acknowledged)?;
-        let (now, hint) = (self.environment.unix_time(), reader.acknowledged);
+        self.forget_settled_conflicts(acknowledged)?;
+        let now = self.environment.unix_time();
         self.update_metadata(|m| {
             m.last_push_unix_time = Some(now);
-            m.last_pushed_change_id_hint = hint;
+            m.last_pushed_change_id_hint = acknowledged;
         })
         .await?;
         Ok(Outcome::Done)
+    }
+
+    /// The next request; `None` if nothing is left.
+    async fn make_batch(
+        &self,
+        reader: &mut BatchReader,
+        transformer: &mut Option<Transformer>,
+    ) -> Result<Option<Batch>> {
+        if let Some(transformer) = transformer.as_mut().filter(|_| reader.position >= reader.until) {
+            let (decisions, until) = transformer.look_ahead(self, reader.operations).await?;
+            reader.generator.decide(decisions);
+            reader.until = until;
+        }
+        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let header = HeaderValues::read(&conn)?;
+        reader.overwriting = conflicts::overwriting(&conn)?;
+        let lineage = Lineage::read(&conn)?;
+        reader.next_batch(Transactions::new(&conn, reader.position), header, lineage)
+    }
+
+    /// What must be done about a request that was not committed; `None` if it was.
+    fn judge(&self, state: &ReplicaState, batch: &Batch, result: &PushResult) -> Result<Option<Outcome>> {
+        Ok(Some(match batch.check(result)? {
+            Verdict::Committed => return Ok(None),
+            Verdict::Moved => Outcome::RemoteMoved,
+            Verdict::CommitRefused => Outcome::CommitRefused,
+            Verdict::Refused(statement, error) => {
+                let failure = self.failure(state, statement, error)?;
+                Outcome::Refused {
+                    patience: match (statement.purpose, failure.operation) {
+                        (Purpose::Change | Purpose::Check, _) => 2,
+                        // Others take the rowids; a rebase finds another one each time.
+                        (Purpose::Guard, ConflictOperation::Insert) => u32::MAX,
+                        // A row that others have changed is an insert after the rebase.
+                        (Purpose::Guard, _) => 3,
+                    },
+                    failure: Box::new(failure),
+                }
+            }
+        }))
     }
 
     fn expect_changes(&self, acknowledged: i64) -> Result<()> {
@@ -305,7 +346,7 @@ impl Task {
         batch.query(&sql, &ids.each_ref().map(|id| text(id)))?;
         let (body, steps) = batch.finish();
         let target = (PIPELINE_PATH, "application/json");
-        let answer = self.send(target, body, MAX_WATERMARK_ANSWER).await?;
+        let answer = self.send(target, body, MAX_WATERMARK_ANSWER)?.await?;
         let result = BatchResult::parse(&answer, steps).map_err(|e| e.context("push"))?;
         let rows = match (result.first_error(), result.result(0)) {
             (Some((_, e)), _) if e.message.contains("no such table") => &[],
@@ -356,7 +397,8 @@ impl Task {
 
     /// Shuts out requests of this replica that may still be on their way. False if one has arrived already.
     async fn raise_fence(&self, mut request: PushBody) -> Result<bool> {
-        let result = self.send_push(&mut request).await?;
+        let answer = self.send_push(&mut request)?.await?;
+        let result = request.result(&answer).map_err(|e| e.context("push"))?;
         match result.first_error() {
             None => Ok(true),
             Some((GUARD_STEP, _)) => Ok(false),
@@ -367,7 +409,7 @@ impl Task {
     /// A statement that the remote refused.
     fn failure(
         &self,
-        generator: &mut PushGenerator,
+        state: &ReplicaState,
         statement: &ReplayStatement,
         error: &StmtError,
     ) -> Result<Failure> {
@@ -391,22 +433,37 @@ impl Task {
             .message
             .push_str("; nothing of this transaction is on the remote, it stays pending");
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
-        let entries = read_entries(&conn, statement.change_id - 1, 1)?;
-        let entry = entries
-            .first()
-            .ok_or_else(|| Error::internal("a change that was sent is not in the log"))?;
-        Ok(generator.failure(entry, statement, refused))
+        // Its record follows the schema as it was then; the generator of the requests is further on.
+        let mut generator = self.store.with_base(&base_state(state), PushGenerator::new)?;
+        let mut log = Transactions::new(&conn, 0);
+        while let Some(txn) = log.next_transaction()? {
+            for entry in txn.entries() {
+                let entry = entry?;
+                if entry.change_id == statement.change_id {
+                    return Ok(generator.failure(&entry, statement, refused));
+                }
+                generator.skip(&entry)?;
+            }
+        }
+        Err(Error::internal("a change that was sent is not in the log"))
     }
 
-    /// Sends a push; its body is gone afterwards.
-    async fn send_push(&self, request: &mut PushBody) -> Result<PushResult> {
+    /// Puts a push into the queue; its body is gone afterwards. The future waits for the answer.
+    fn send_push<'a>(
+        &'a self,
+        request: &mut PushBody,
+    ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<'a>> {
         let body = std::mem::take(&mut request.body);
-        let answer = self.send(request.target(), body, request.max_answer()).await?;
-        request.result(&answer).map_err(|e| e.context("push"))
+        self.send(request.target(), body, request.max_answer())
     }
 
-    /// Sends a request; its answer, of at most `limit` bytes.
-    async fn send(&self, (path, content_type): (&str, &str), body: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
+    /// Puts a request into the queue; the future waits for its answer, of at most `limit` bytes.
+    fn send(
+        &self,
+        (path, content_type): (&str, &str),
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<'_>> {
         let http = self.request(path, content_type, body)?;
         let answer = Shared::new(Vec::new());
         let (feed, control) = (answer.clone(), self.control.clone());
@@ -422,10 +479,22 @@ impl Task {
                 }
             })
         });
-        let response = self.exchange("push", http, Some(sink)).await?;
-        check_status("push", &response)?;
-        answer.take()
+        let response = self.exchange("push", http, Some(sink));
+        Ok(async move {
+            check_status("push", &response.await?)?;
+            answer.take()
+        })
     }
+}
+
+/// Ends once the host has had an opportunity to take what is in the queue.
+async fn give_way() {
+    let mut come_back = false;
+    std::future::poll_fn(|_| match std::mem::replace(&mut come_back, true) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }
 
 /// Position of the guard in a request of changes.
@@ -461,10 +530,11 @@ impl BatchReader {
         header: HeaderValues,
         lineage: Lineage,
     ) -> Result<Option<Batch>> {
-        let mut builder = self.start(self.direct)?;
+        let before = self.known;
+        let mut builder = start(self.direct, &self.client_id, &before)?;
         let first = builder.steps();
         let mut statements = Vec::new();
-        let mut last_change_id = self.acknowledged;
+        let mut last_change_id = before.acknowledged;
         let mut changes = 0;
         let mut batch_header = header;
         while let Some(txn) = log.next_transaction()? {
@@ -473,7 +543,7 @@ impl BatchReader {
                 break;
             }
             self.position = txn.last_change_id();
-            if self.position <= self.acknowledged {
+            if self.position <= before.acknowledged {
                 for entry in txn.entries() {
                     let entry = entry?;
                     self.generator.skip(&entry)?;
@@ -500,7 +570,7 @@ impl BatchReader {
             }
         }
         // Changes that carry nothing to the remote are acknowledged all the same.
-        if last_change_id == self.acknowledged && batch_header == self.header {
+        if last_change_id == before.acknowledged && batch_header == self.header {
             return Ok(None);
         }
         builder.begin_transaction(0);
@@ -509,13 +579,19 @@ impl BatchReader {
         }
         let newest = self.tell_lineage(lineage.until(last_change_id), &mut builder)?;
         builder.step(UPSERT_WATERMARK, &watermark(&self.client_id, last_change_id))?;
+        self.known = Known {
+            acknowledged: last_change_id,
+            newest,
+            ..before
+        };
+        self.header = batch_header;
         Ok(Some(Batch {
+            len: builder.len(),
             body: builder.commit()?,
             first,
             statements,
-            last_change_id,
-            newest,
             changes,
+            known: self.known,
             header: batch_header,
         }))
     }
@@ -524,10 +600,12 @@ impl BatchReader {
     fn tell_lineage(&self, lineage: Lineage, builder: &mut PushWriter) -> Result<i64> {
         let lineage = lineage.bounded();
         let segments = lineage.segments();
-        let known = segments.iter().position(|segment| segment.token == self.newest);
+        let known = segments
+            .iter()
+            .position(|segment| segment.token == self.known.newest);
         let unknown = known.map_or(segments, |known| segments.get(known + 1..).unwrap_or_default());
         let Some(newest) = unknown.last() else {
-            return Ok(self.newest);
+            return Ok(self.known.newest);
         };
         let id = lineage_id(&self.client_id);
         if let Some((forgotten, kept)) = lineage.forgotten() {
@@ -544,41 +622,41 @@ impl BatchReader {
         builder.step(UPSERT_WATERMARK, &watermark(&id, newest.token))?;
         Ok(newest.token)
     }
+}
 
-    /// A request that carries nothing but a higher fence.
-    fn fence_request(&self) -> Result<PushBody> {
-        // Every remote knows the compatible dialect.
-        let mut builder = self.start(false)?;
-        let fence = self.fence.wrapping_add(1);
-        builder.step(UPSERT_WATERMARK, &watermark(&fence_id(&self.client_id), fence))?;
-        builder.commit()
-    }
+/// A request that carries nothing but a higher fence, for a remote that has what is `known`.
+fn fence_request(client_id: &str, known: &Known) -> Result<PushBody> {
+    // Every remote knows the compatible dialect.
+    let mut builder = start(false, client_id, known)?;
+    let fence = known.fence.wrapping_add(1);
+    builder.step(UPSERT_WATERMARK, &watermark(&fence_id(client_id), fence))?;
+    builder.commit()
+}
 
-    /// The steps before the changes: the last of them is the guard.
-    fn start(&self, direct: bool) -> Result<PushWriter> {
-        let mut builder = PushWriter::new(direct);
-        builder.step(
-            &format!(
-                "CREATE TABLE IF NOT EXISTS {WATERMARK_TABLE} \
-                 (client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)"
-            ),
-            &[],
-        )?;
-        // abs() of the smallest integer is an error on every server.
-        let value = format!("ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ?");
-        builder.step(
-            &format!("SELECT CASE WHEN {value} OR {value} OR {value} THEN abs(-9223372036854775808) END"),
-            &[
-                text(&self.client_id),
-                Value::Integer(self.acknowledged),
-                text(&fence_id(&self.client_id)),
-                Value::Integer(self.fence),
-                text(&lineage_id(&self.client_id)),
-                Value::Integer(self.newest),
-            ],
-        )?;
-        Ok(builder)
-    }
+/// The steps before the changes: the last of them is the guard, which fails unless the remote has what is `known`.
+fn start(direct: bool, client_id: &str, known: &Known) -> Result<PushWriter> {
+    let mut builder = PushWriter::new(direct);
+    builder.step(
+        &format!(
+            "CREATE TABLE IF NOT EXISTS {WATERMARK_TABLE} \
+             (client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)"
+        ),
+        &[],
+    )?;
+    // abs() of the smallest integer is an error on every server.
+    let value = format!("ifnull((SELECT change_id FROM {WATERMARK_TABLE} WHERE client_id = ?), 0) <> ?");
+    builder.step(
+        &format!("SELECT CASE WHEN {value} OR {value} OR {value} THEN abs(-9223372036854775808) END"),
+        &[
+            text(client_id),
+            Value::Integer(known.acknowledged),
+            text(&fence_id(client_id)),
+            Value::Integer(known.fence),
+            text(&lineage_id(client_id)),
+            Value::Integer(known.newest),
+        ],
+    )?;
+    Ok(builder)
 }
 
 impl Batch {

@@ -1,5 +1,6 @@
 //! What both directions need from the remote: headers, and errors that say what they mean.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Task;
@@ -31,19 +32,21 @@ impl Task {
         })
     }
 
-    /// Sends a request and waits for its answer. `what` names it in errors.
-    pub(super) async fn exchange(
+    /// Puts a request into the queue; the future waits for its answer. `what` names it in errors.
+    pub(super) fn exchange(
         &self,
         what: &str,
         request: HttpRequest,
         sink: Option<BodySink>,
-    ) -> Result<Response> {
+    ) -> impl Future<Output = Result<Response>> {
         self.control.sent(request.body.len());
-        let response = self.queue.http(request, sink).await;
-        let response = response.map_err(|e| e.context(what))?;
-        self.control.received(response.body.len());
-        tracing::debug!(status = response.status, "{what}: the remote has answered");
-        Ok(response)
+        let response = self.queue.http(request, sink);
+        async move {
+            let response = response.await.map_err(|e| e.context(what))?;
+            self.control.received(response.body.len());
+            tracing::debug!(status = response.status, "{what}: the remote has answered");
+            Ok(response)
+        }
     }
 
     /// Sends a pull request and feeds header and pages of the answer to `on_event` as it arrives, in the host's thread.

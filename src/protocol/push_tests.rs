@@ -81,7 +81,7 @@ proptest! {
         let read: Vec<Step<'_>> = push.steps().map(Result::unwrap).collect();
         prop_assert_eq!(read.len(), steps.len());
         for (read, (txn_id, sql, args)) in read.iter().zip(&steps) {
-            prop_assert_eq!((read.txn_id, read.sql.len(), &read.args), (*txn_id, *sql, args));
+            prop_assert_eq!((read.txn_id, read.sql.len(), &read.args()), (*txn_id, *sql, args));
         }
     }
 

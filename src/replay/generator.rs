@@ -257,11 +257,13 @@ impl Generator {
         entry: &LogEntry,
         change: &RowChange,
     ) -> Result<Vec<ReplayStatement>> {
-        let known = self.tables.entry(entry.table.clone());
-        let known = known.or_insert_with(|| Known {
-            table: table.clone(),
-            texts: HashMap::new(),
-        });
+        let known = match self.tables.get_mut(&entry.table) {
+            Some(known) => known,
+            None => self.tables.entry(entry.table.clone()).or_insert_with(|| Known {
+                table: table.clone(),
+                texts: HashMap::new(),
+            }),
+        };
         let of_table = |r: &Replaced| r.table.name == table.name;
         let replaced = match change.change_type {
             ChangeType::Delete if change.replaced.is_some() && table.delete_triggers => {

@@ -40,8 +40,15 @@ impl Log<'_> {
             .conn
             .query_row(&next, (from, txn_id), |row| row.get(0))
             .optional()?;
-        let last = format!("SELECT max(change_id) FROM {table} WHERE change_id < ?1 OR ?1 IS NULL");
-        Ok(self.conn.query_row(&last, [next], |row| row.get(0))?)
+        // Two texts: with one that does without `next` on some condition, SQLite would not look it up, but search from the end.
+        let last = format!("SELECT max(change_id) FROM {table}");
+        Ok(match next {
+            Some(next) => {
+                let last = format!("{last} WHERE change_id < ?1");
+                self.conn.query_row(&last, [next], |row| row.get(0))?
+            }
+            None => self.conn.query_row(&last, [], |row| row.get(0))?,
+        })
     }
 }
 
@@ -186,6 +193,47 @@ impl Iterator for Rest<'_> {
 mod tests {
     use super::*;
     use crate::capture::log::{ChangeType, create_local_tables, write_entry};
+
+    /// SQLite's work for reading a log of `count` transactions, each longer than a page of entries.
+    fn work(count: i64) -> u64 {
+        let conn = Connection::open_in_memory().unwrap();
+        create_local_tables(&conn).unwrap();
+        for change_id in 1..=count * 3 {
+            let entry = LogEntry {
+                change_id,
+                change_time: 0,
+                txn_id: (change_id - 1) / 3 * 3 + 1,
+                change_type: ChangeType::Delete,
+                table: "t".into(),
+                rowid: 1,
+                before: None,
+                after: None,
+                updates: None,
+                depth: 0,
+            };
+            write_entry(&conn, &entry).unwrap();
+        }
+        let steps = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counted = steps.clone();
+        conn.progress_handler(
+            1,
+            Some(move || counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == u64::MAX),
+        )
+        .unwrap();
+        let mut transactions = Transactions::with_page(&conn, LOG_TABLE, 0, 2);
+        let mut found = 0;
+        while transactions.next_transaction().unwrap().is_some() {
+            found += 1;
+        }
+        assert_eq!(found, count);
+        steps.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    #[test]
+    fn twice_as_many_transactions_are_twice_the_work() {
+        let (few, many) = (work(200), work(400));
+        assert!(many < few * 5 / 2, "{few} and {many}");
+    }
 
     #[test]
     fn transactions_come_whole_across_pages() {

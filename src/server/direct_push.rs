@@ -1,10 +1,11 @@
 //! Runs the steps of `POST /push-changes`.
 
-use rusqlite::{CachedStatement, Connection, Statement};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{CachedStatement, Connection, Statement, ToSql};
 
-use super::sql::Arg;
 use crate::error::{Error, Result};
 use crate::protocol::push::{Push, PushAnswer, PushConflict, Step};
+use crate::record::ValueRef;
 
 /// Prepared statements that are kept while a request runs; the texts behind them are prepared each time.
 const KEPT: usize = 128;
@@ -88,17 +89,37 @@ fn execute<'c>(
 }
 
 fn step_once(statement: &mut Statement<'_>, step: &Step<'_>) -> Result<()> {
-    let count = statement.parameter_count();
-    if step.args.len() != count {
+    let (mut given, expected) = (0, statement.parameter_count());
+    step.each_arg(|value| {
+        given += 1;
+        match given <= expected {
+            true => Ok(statement.raw_bind_parameter(given, Arg(value))?),
+            // Counted only.
+            false => Ok(()),
+        }
+    })?;
+    if given != expected {
         return Err(Error::misuse(format!(
-            "{} arguments for {count} parameters",
-            step.args.len()
+            "{given} arguments for {expected} parameters"
         )));
-    }
-    for (i, value) in step.args.iter().enumerate() {
-        statement.raw_bind_parameter(i + 1, Arg(value))?;
     }
     let mut rows = statement.raw_query();
     while rows.next()?.is_some() {}
     Ok(())
+}
+
+/// An argument on its way into a statement.
+struct Arg<'a>(ValueRef<'a>);
+
+impl ToSql for Arg<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        use rusqlite::types::ValueRef as Sql;
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            ValueRef::Null => Sql::Null,
+            ValueRef::Integer(i) => Sql::Integer(i),
+            ValueRef::Real(r) => Sql::Real(r),
+            ValueRef::Text(t) => Sql::Text(t),
+            ValueRef::Blob(b) => Sql::Blob(b),
+        }))
+    }
 }

@@ -26,6 +26,11 @@ use crate::record::Value;
 const POOL_SIZE: usize = 8;
 /// How long one is kept without being used.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
+/// Page cache of a session that may write, in KiB. A push touches pages all over an index; those that do not fit are written
+/// to the log and read again in the midst of the transaction.
+const WRITER_CACHE_KIB: i64 = 16 << 10;
+/// Rows changed by one request from which on it gives its page cache back.
+const MANY_CHANGES: u64 = 1000;
 /// Virtual-machine instructions between two looks at the clock.
 const PROGRESS_OPS: i32 = 10_000;
 
@@ -121,9 +126,10 @@ impl Pool {
         Ok(answer)
     }
 
-    /// Closes connections that nobody has used for a while.
+    /// Closes connections that nobody has used for a while, and has the others give back what memory they can.
     pub fn drop_idle(&self) {
-        self.idle().retain(|(since, _)| since.elapsed() < KEEP_IDLE);
+        self.idle()
+            .retain(|(since, session)| since.elapsed() < KEEP_IDLE && session.conn.release_memory().is_ok());
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Session)>> {
@@ -154,6 +160,9 @@ impl Session {
         let conn = store.connect()?;
         // No writing of the schema table, of full-text indexes behind their backs, or of pages.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        if !terms.read_only {
+            conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        }
         // Whoever may only read is stopped before; this is for what nobody has thought of.
         conn.pragma_update(None, "query_only", terms.read_only)?;
         let tainted = Arc::new(AtomicBool::new(false));
@@ -192,8 +201,13 @@ impl Session {
         let over = move || Instant::now() > deadline || cut.load(Ordering::Relaxed);
         self.conn.progress_handler(PROGRESS_OPS, Some(over))?;
         (self.wrote, self.forbidden, self.cut_off, self.row_bytes) = (false, false, false, 0);
+        let changes_before = self.conn.total_changes();
         let done = work(self);
         self.roll_back();
+        if self.conn.total_changes() - changes_before >= MANY_CHANGES {
+            // The session may be idle for long now.
+            self.conn.release_memory()?;
+        }
         self.conn.progress_handler(0, None::<fn() -> bool>)?;
         Ok(done)
     }
@@ -400,7 +414,7 @@ fn holds(condition: &Condition, done: &BatchResult, autocommit: bool) -> bool {
 }
 
 /// A value on its way into a statement.
-pub(super) struct Arg<'a>(pub &'a Value);
+struct Arg<'a>(&'a Value);
 
 impl ToSql for Arg<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -28,8 +28,11 @@ const MAX_KEPT: usize = 8;
 const KEEP_IDLE: Duration = Duration::from_secs(60);
 /// How long a snapshot is kept at all: meanwhile the log cannot start over.
 const KEEP_LIMIT: Duration = Duration::from_secs(900);
-/// The log is checkpointed when it is longer than this many frames.
-const CHECKPOINT_FRAMES: u64 = 4000;
+/// The log is checkpointed when it is longer than this, in bytes.
+const CHECKPOINT_LEN: u64 = 16 << 20;
+/// To this length the file is cut when the log starts over. Were it above the one before, the file would stay too long, and ask
+/// for a checkpoint after every commit.
+const LOG_FILE_LEN: u64 = CHECKPOINT_LEN / 2;
 
 /// One open read transaction on the database.
 pub struct Snapshot {
@@ -239,10 +242,9 @@ impl Store {
 
     /// Whether the log has grown long enough for a checkpoint, and one would move anything.
     pub fn wants_checkpoint(&self) -> bool {
-        let frame = PAGE_SIZE as u64 + 24;
         let stamp = self.log_stamp();
         // The file gets shorter only when the next writer starts it over.
-        stamp.is_some_and(|(len, _)| len > CHECKPOINT_FRAMES * frame) && stamp != *self.moved()
+        stamp.is_some_and(|(len, _)| len > CHECKPOINT_LEN) && stamp != *self.moved()
     }
 
     fn moved(&self) -> MutexGuard<'_, Option<(u64, SystemTime)>> {
@@ -393,9 +395,35 @@ fn open_connection(path: &Path) -> Result<Connection> {
     let conn = Connection::open(path)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    conn.execute_batch(
+    conn.execute_batch(&format!(
         "PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF; PRAGMA synchronous = FULL;
-         PRAGMA journal_size_limit = 16777216",
-    )?;
+         PRAGMA journal_size_limit = {LOG_FILE_LEN}"
+    ))?;
     Ok(conn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_has_started_over_asks_for_no_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&dir.path().join("a.db"))).unwrap();
+        let conn = store.connect().unwrap();
+        conn.execute_batch("CREATE TABLE t (x)").unwrap();
+        assert!(!store.wants_checkpoint());
+        conn.execute_batch("INSERT INTO t VALUES (zeroblob(30000000))")
+            .unwrap();
+        assert!(store.wants_checkpoint());
+        store.checkpoint().unwrap();
+        assert!(!store.wants_checkpoint());
+        // Each of these changes the file of the log.
+        for i in 0..10 {
+            conn.execute("INSERT INTO t VALUES (?)", [i]).unwrap();
+            assert!(!store.wants_checkpoint(), "{i}");
+        }
+        let (len, _) = store.log_stamp().unwrap();
+        assert_eq!(len, LOG_FILE_LEN);
+    }
 }

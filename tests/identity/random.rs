@@ -10,8 +10,8 @@ use turso_sync::engine::{DatabaseSyncEngine, Environment};
 use turso_sync::error::{Category, Error};
 use turso_sync::io::HttpRequest;
 
-use crate::files::Backup;
-use crate::support::*;
+use super::files::Backup;
+use super::support::*;
 
 /// A row without a key shows when a change came twice; so does a trigger's counter.
 const SCHEMA: &str = "
@@ -181,7 +181,7 @@ impl World {
         let unreliable = rng.one_in(2);
         let mut network = |http: &HttpRequest, perform: &dyn Fn() -> (u16, Vec<u8>)| {
             let fate = if unreliable { rng.below(8) } else { 7 };
-            if fate < 3 && http.path.contains("pipeline") {
+            if fate < 3 && http.path != "/pull-updates" && http.method == "POST" {
                 late.push(http.clone());
             }
             match fate {

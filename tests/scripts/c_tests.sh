@@ -71,7 +71,7 @@ check "the library loads as libturso_sync_sdk_kit.so" loads_as libturso_sync_sdk
 
 # ----------------------------------------------------------------------------------------------------- the examples
 
-examples="quickstart two_replicas conflicts host_io"
+examples="quickstart two_replicas conflicts transform host_io"
 curl_flags=
 if curl_flags=$(pkg-config --cflags --libs libcurl 2> /dev/null) && [ -n "$curl_flags" ]; then
     examples="$examples curl_multi"
@@ -145,6 +145,8 @@ check "two_replicas runs clean" succeeds "$san/two_replicas" "$url" "$data/a.db"
 check "two_replicas runs clean a second time" succeeds "$san/two_replicas" "$url" "$data/a.db" "$data/b.db"
 check "conflicts runs clean" succeeds "$san/conflicts" "$url" "$data/d.db" "$data/e.db"
 check "conflicts runs clean a second time" succeeds "$san/conflicts" "$url" "$data/d.db" "$data/e.db"
+check "transform runs clean" succeeds "$san/transform" "$url" "$data/t.db" "$data/u.db"
+check "transform runs clean a second time" succeeds "$san/transform" "$url" "$data/t.db" "$data/u.db"
 check "host_io runs clean" succeeds "$san/host_io" "$url" "$data/host.db"
 check "host_io runs clean on its replica of before" succeeds "$san/host_io" "$url" "$data/host.db"
 case $examples in *curl_multi*)
@@ -160,7 +162,7 @@ check "two_replicas is clean under valgrind" succeeds $valgrind "$work/plain/two
 expected=401
 for example in $examples; do
     second=
-    case $example in two_replicas | conflicts) second=$data/refused2.db ;; esac
+    case $example in two_replicas | conflicts | transform) second=$data/refused2.db ;; esac
     # shellcheck disable=SC2086
     check "$example with a wrong token ends with an error" \
         refused env TURSO_AUTH_TOKEN=wrong "$san/$example" "$url" "$data/refused.db" $second

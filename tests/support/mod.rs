@@ -150,7 +150,7 @@ pub fn written(http: &HttpRequest) -> String {
         let push = push::open(http.body.clone(), usize::MAX).unwrap();
         let step = |step: Result<push::Step<'_>>| {
             let step = step.unwrap();
-            format!("{} {}", step.sql, in_json(&step.args))
+            format!("{} {}", step.sql, in_json(&step.args()))
         };
         return push.steps().map(step).collect::<Vec<_>>().join("; ");
     }
@@ -175,7 +175,7 @@ pub fn renamed(http: &HttpRequest, from: &str, to: &str) -> HttpRequest {
         for step in push.steps() {
             let step = step.unwrap();
             builder.begin_transaction(step.txn_id);
-            builder.step(&step.sql.replace(from, to), &step.args);
+            builder.step(&step.sql.replace(from, to), &step.args());
         }
         changed.body = builder.finish().unwrap();
     } else {
