@@ -1464,9 +1464,10 @@ turso_status_code_t turso_sync_database_accept_remote(const turso_sync_database_
  * Works on the operation until it ends or needs IO.
  *
  * IO: serve the requests in the queue (turso_sync_database_io_take_item), then resume again. Resuming while a request is
- * under way returns IO again; a push makes its next request meanwhile. DONE: the operation has ended; extract its result. Otherwise it has failed, with a message that
- * begins with `sync engine operation failed: `, and the code of the cause: CONSTRAINT for a conflict, BUSY if another
- * operation runs on the replica, and so on. After its end an operation repeats its answer.
+ * under way returns IO again; a push makes its next request meanwhile. DONE: the operation has ended; extract its result.
+ * Otherwise it has failed, with a message that begins with `sync engine operation failed: `, and the code of the cause:
+ * CONSTRAINT for a conflict, BUSY if another operation runs on the replica, and so on. After its end an operation repeats
+ * its answer.
  */
 TURSO_API
 turso_status_code_t turso_sync_operation_resume(const turso_sync_operation_t *operation,

@@ -142,9 +142,10 @@ impl Running {
 /// Works on the operation until it ends or needs IO.
 ///
 /// IO: serve the requests in the queue (turso_sync_database_io_take_item), then resume again. Resuming while a request is
-/// under way returns IO again; a push makes its next request meanwhile. DONE: the operation has ended; extract its result. Otherwise it has failed, with a message that
-/// begins with `sync engine operation failed: `, and the code of the cause: CONSTRAINT for a conflict, BUSY if another
-/// operation runs on the replica, and so on. After its end an operation repeats its answer.
+/// under way returns IO again; a push makes its next request meanwhile. DONE: the operation has ended; extract its result.
+/// Otherwise it has failed, with a message that begins with `sync engine operation failed: `, and the code of the cause:
+/// CONSTRAINT for a conflict, BUSY if another operation runs on the replica, and so on. After its end an operation repeats
+/// its answer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn turso_sync_operation_resume(
     operation: *const turso_sync_operation_t,

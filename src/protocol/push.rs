@@ -19,7 +19,7 @@
 //! Steps are counted from 1 in answers, without those that begin a transaction: 0 is the `BEGIN IMMEDIATE`, the number behind
 //! the last step is the `COMMIT`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -147,10 +147,8 @@ pub struct PushBuilder {
     count: u64,
     txn_id: i64,
     numbers: HashMap<Arc<str>, u64>,
-    /// Texts that were used last: few take turns, and comparing is faster than hashing.
-    recent: [Option<(Arc<str>, u64)>; RECENT_TEXTS],
-    /// The place in `recent` that is given to the next one.
-    next_recent: usize,
+    /// Texts that were used last, oldest first: few take turns, and comparing is faster than hashing.
+    recent: VecDeque<(Arc<str>, u64)>,
     record: RecordBuilder,
 }
 
@@ -183,15 +181,14 @@ impl PushBuilder {
     }
 
     fn number_of(&mut self, sql: &str) -> Option<u64> {
-        let mut recent = self.recent.iter().flatten();
-        if let Some((_, number)) = recent.find(|(text, _)| **text == *sql) {
+        if let Some((_, number)) = self.recent.iter().find(|(text, _)| **text == *sql) {
             return Some(*number);
         }
         let (text, number) = self.numbers.get_key_value(sql)?;
-        if let Some(place) = self.recent.get_mut(self.next_recent) {
-            *place = Some((text.clone(), *number));
+        if self.recent.len() == RECENT_TEXTS {
+            self.recent.pop_front();
         }
-        self.next_recent = (self.next_recent + 1) % RECENT_TEXTS;
+        self.recent.push_back((text.clone(), *number));
         Some(*number)
     }
 

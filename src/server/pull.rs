@@ -18,8 +18,8 @@ use crate::protocol::{PAGE_SIZE, selector};
 
 /// zstd level: fast, because pages are compressed for every client anew.
 const ZSTD_LEVEL: i32 = 1;
-/// zstd level of whole answers, which caches keep.
-const STREAM_LEVEL: i32 = 3;
+/// zstd level of whole answers: 3 takes three times as long for 4% fewer bytes.
+const STREAM_LEVEL: i32 = 1;
 /// Bytes handed to the network at a time.
 const CHUNK_LEN: usize = 64 << 10;
 

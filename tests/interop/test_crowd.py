@@ -1,6 +1,6 @@
 """Twenty clients of three kinds at once, beside one that reads a byte per second and one that sends garbage.
 
-CROWD_SECONDS=300 lets them work for five minutes instead of ten seconds; give pytest `-o faulthandler_timeout=900` then.
+CROWD_SECONDS=300 lets them work for five minutes instead of ten seconds; run.sh is as much more patient then.
 """
 import os
 import random
