@@ -678,7 +678,7 @@ typedef struct {
      */
     size_t push_operations_threshold;
     /**
-     * Bytes per request while a replica is downloaded; 0 = the library decides.
+     * Bytes of pages per request of a download or pull; 0 = the library decides.
      */
     size_t pull_bytes_threshold;
     /**
@@ -711,7 +711,7 @@ typedef struct {
      */
     size_t tables_ignore_count;
     /**
-     * Pages (of 4096 bytes) per request while a replica is downloaded; 0 = no limit. If `pull_bytes_threshold` is set as
+     * Pages (of 4096 bytes) per request of a download or pull; 0 = no limit. If `pull_bytes_threshold` is set as
      * well, the smaller of both counts.
      */
     uint64_t wal_pull_batch_size;
@@ -1367,7 +1367,7 @@ turso_status_code_t turso_sync_database_io_step_callbacks(const turso_sync_datab
 TURSO_API void turso_sync_database_deinit(const turso_sync_database_t *database);
 
 /**
- * Releases changes that will not be applied, discarding the download; NULL is fine.
+ * Releases changes that will not be applied; the next wait goes on with what was downloaded. NULL is fine.
  */
 TURSO_API void turso_sync_changes_deinit(const turso_sync_changes_t *changes);
 

@@ -112,6 +112,38 @@ fn lies_about_pages() -> Vec<(&'static str, Lie)> {
             )),
         ),
         (
+            "cannot have",
+            Lie::ok(body(
+                PullHeader {
+                    remaining: Some(u64::MAX),
+                    ..header()
+                },
+                [],
+            )),
+        ),
+        (
+            "cannot have",
+            Lie::ok(body(
+                PullHeader {
+                    page_count: Some(0),
+                    remaining: Some(1),
+                    ..header()
+                },
+                [],
+            )),
+        ),
+        (
+            "ascending",
+            Lie::ok(body(
+                PullHeader {
+                    page_count: Some(2),
+                    remaining: Some(0),
+                    ..header()
+                },
+                [zeros(2), zeros(1)],
+            )),
+        ),
+        (
             "impossible",
             Lie::ok(body(
                 PullHeader {
@@ -467,6 +499,38 @@ fn an_answer_that_is_cut_anywhere_changes_nothing() {
     scene.works();
 }
 
+/// Says that much is missing, and sends the same page again and again, whatever it is asked for.
+#[test]
+fn a_pull_in_parts_ends_when_the_same_comes_again() {
+    for (revision, part) in [("a lie", "not asked for"), ("", "in the middle")] {
+        let scene = Scene::new();
+        let before = scene.content();
+        let asked = std::cell::Cell::new(0);
+        let answer = || {
+            asked.set(asked.get() + 1);
+            let name = match revision {
+                "" => format!("revision {}", asked.get()),
+                name => name.to_owned(),
+            };
+            let header = PullHeader {
+                server_revision: name,
+                db_size: 0xffff_fffe,
+                page_count: Some(1),
+                remaining: Some(0xffff_0000),
+                ..header()
+            };
+            Lie::ok(body(header, [zeros(7)]))
+        };
+        let (result, memory) = scene.lied_to_each(scene.engine.pull_changes_from_remote(), answer);
+        let error = result.unwrap_err();
+        assert!(says(&error, part), "{error:?}");
+        assert!(asked.get() < 20, "{}", asked.get());
+        assert!(memory < PULL_MEMORY, "{memory} bytes");
+        assert_eq!(scene.content(), before);
+        scene.works();
+    }
+}
+
 /// A whole database of `pages` pages that never ends: what is kept in memory is a few bytes per page.
 #[test]
 fn an_endless_download_costs_a_few_bytes_per_page() {
@@ -811,6 +875,8 @@ fn a_pull_in_the_direct_dialect_survives_every_lie() {
     let pages = lies_about_pages().into_iter().map(|(_, lie)| ("", lie));
     for (part, lie) in lies.into_iter().chain(pages).chain(refusals()) {
         let before = scene.content();
+        // What came before a cut would make it another question.
+        scene.forget_download();
         let (result, memory) = scene.lied_to(|s| s.engine.pull_changes_from_remote(), &lie);
         let error = result.err().unwrap_or_else(|| panic!("{part}: believed"));
         assert!(says(&error, part), "{part}: {error:?}");

@@ -6,11 +6,11 @@ mod support;
 use std::path::Path;
 
 use support::*;
-use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts};
+use turso_sync::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts, ProtocolVersion};
 use turso_sync::error::{Category, Result};
 use turso_sync::io::{HttpRequest, Operation};
 use turso_sync::pages::reserve_bytes;
-use turso_sync::protocol::{pull, selector};
+use turso_sync::protocol::{pull, pull_query, selector};
 
 const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT);
                      INSERT INTO t VALUES (1, 'one'), (2, 'two');";
@@ -442,6 +442,73 @@ fn pull_bytes_threshold_bounds_the_answers_of_a_bootstrap() {
     assert_bounded(&requests, 20);
     let path = place.dir.path().join("a.db");
     assert_eq!(tables(&path), place.remote.tables());
+}
+
+/// What was asked, in either dialect, and the header of each answer.
+fn questions(requests: &[(HttpRequest, Vec<u8>)]) -> Vec<(pull::PullUpdatesRequest, pull::PullHeader)> {
+    let question = |http: &HttpRequest| match http.path.split_once('?') {
+        Some((_, query)) => pull_query::decode(query).unwrap(),
+        None => pull::decode_request(&http.body).unwrap(),
+    };
+    let header = |body: &[u8]| {
+        let mut decoder = pull::PullDecoder::new();
+        decoder.push(body, &mut |_| Ok(())).unwrap();
+        decoder.header().unwrap().clone()
+    };
+    requests
+        .iter()
+        .filter(|(http, _)| http.path.starts_with("/pull-updates"))
+        .map(|(http, body)| (question(http), header(body)))
+        .collect()
+}
+
+#[test]
+fn pull_bytes_threshold_bounds_the_answers_of_a_pull() {
+    for dialect in [ProtocolVersion::Compatible, ProtocolVersion::Direct] {
+        for (bytes, batch) in [(20 * 4096 - 1, 0), (1 << 20, 20), (0, 0)] {
+            let place = Place::new(ROWS);
+            let replica = place.replica("a.db", |o| {
+                o.pull_bytes_threshold = bytes;
+                o.wal_pull_batch_size = batch;
+                o.protocol_version_hint = dialect;
+            });
+            // All pages of the table, and new ones.
+            let remote = plain(&place.remote.path);
+            remote
+                .execute_batch(
+                    "UPDATE t SET v = randomblob(3900);
+                     INSERT INTO t SELECT id + 1000, randomblob(3900) FROM t",
+                )
+                .unwrap();
+            drop(remote);
+            let mut seen = Vec::new();
+            let op = replica.engine.pull_changes_from_remote();
+            let pulled = drive(&replica.engine, op, &mut |http, _| {
+                let (status, body) = forward(http)?;
+                seen.push((http.clone(), body.clone()));
+                Ok((status, body))
+            });
+            assert!(pulled.unwrap());
+            assert_eq!(replica.tables(), place.remote.tables());
+            let questions = questions(&seen);
+            let pages: u64 = questions.iter().map(|(_, head)| head.page_count.unwrap()).sum();
+            assert!((150..170).contains(&pages), "no page twice: {pages}");
+            if (bytes, batch) == (0, 0) {
+                assert_eq!((questions.len(), questions[0].0.max_pages), (1, 0));
+                continue;
+            }
+            assert_eq!(questions.len() as u64, pages.div_ceil(20));
+            let mut left = pages;
+            for ((request, head), (_, body)) in questions.iter().zip(&seen) {
+                assert_eq!(request.max_pages, 20);
+                assert!(body.len() < 21 * 4140, "{}", body.len());
+                left -= head.page_count.unwrap();
+                assert_eq!(head.remaining, Some(left));
+                assert_eq!(head.server_revision, questions[0].1.server_revision);
+                assert_eq!(request.client_revision, questions[0].0.client_revision);
+            }
+        }
+    }
 }
 
 #[test]

@@ -278,6 +278,121 @@ fn a_pin_without_a_snapshot_is_exact_or_refused() {
     assert!(refused.text().contains("revision no longer available"));
 }
 
+/// Pulls in answers of at most `most` pages, with `between` after each; how many answers, and the pages.
+fn pull_in_parts(
+    replica: &Pages,
+    client: &Client,
+    most: u32,
+    mut between: impl FnMut(),
+) -> Result<(u32, Pages), Answer> {
+    let mut then = replica.clone();
+    let (mut answers, mut next, mut pinned) = (0, 0, String::new());
+    loop {
+        let selector = match pinned.is_empty() {
+            true => Vec::new(),
+            false => selector::encode_range(next..then.size).unwrap(),
+        };
+        let answer = client.pull(&PullUpdatesRequest {
+            client_revision: replica.revision.clone(),
+            server_revision: pinned.clone(),
+            server_pages_selector: selector,
+            max_pages: most,
+            ..Default::default()
+        });
+        if answer.status != 200 {
+            return Err(answer);
+        }
+        let (header, pages) = decode(&answer.body);
+        answers += 1;
+        assert!(pages.len() <= most as usize);
+        assert!(pages.keys().all(|no| *no > next), "from the lowest on");
+        assert!(pinned.is_empty() || pinned == header.server_revision);
+        next = pages.keys().max().copied().unwrap_or(next);
+        then.size = header.db_size as u32;
+        then.pages.extend(pages);
+        then.pages.retain(|no, _| *no <= then.size);
+        pinned = header.server_revision;
+        if header.remaining == Some(0) {
+            then.revision = pinned;
+            return Ok((answers, then));
+        }
+        between();
+    }
+}
+
+#[test]
+fn a_delta_in_parts_is_one_revision_whatever_is_written_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = database(&dir, "wal");
+    let server = serve(&path);
+    let client = Client::new(server.url());
+    let mut start = Pages::default();
+    start.pull(&client);
+    client.write(&[
+        "UPDATE t SET b = randomblob(100)",
+        "INSERT INTO t SELECT id + 1000, NULL, a FROM t",
+    ]);
+    let mut whole = start.clone();
+    let all = whole.pull(&client);
+    let mut n = 0;
+    let (answers, then) = pull_in_parts(&start, &client, 3, || {
+        n += 1;
+        client.write(&[
+            &format!("UPDATE t SET b = {n} WHERE id % 3 = {}", n % 3),
+            &format!("DELETE FROM t WHERE id = {n} + 1000"),
+            "CREATE TABLE IF NOT EXISTS u(x)",
+            "INSERT INTO u VALUES (zeroblob(40000))",
+        ]);
+    })
+    .ok()
+    .unwrap();
+    assert!(answers as usize >= all / 3, "{answers} for {all}");
+    assert!(then.revision == whole.revision && then.pages == whole.pages);
+    let mut end = then;
+    end.pull(&client);
+    end.assert_equals(&path);
+    // One page at a time, and all at once.
+    for most in [1, u32::MAX] {
+        let (answers, end) = pull_in_parts(&whole, &client, most, || ()).ok().unwrap();
+        assert!((most == 1) == (answers > 1));
+        end.assert_equals(&path);
+    }
+}
+
+/// The snapshot of a download in parts is closed with its last part: otherwise the log could not start over for a minute.
+#[test]
+fn the_snapshot_of_a_delta_in_parts_goes_with_its_last_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = database(&dir, "wal");
+    let server = serve(&path);
+    let client = Client::new(server.url());
+    let mut start = Pages::default();
+    start.pull(&client);
+    client.write(&["UPDATE t SET b = randomblob(100)"]);
+    // Two at once have one snapshot; it stays until both have ended.
+    let (mut inner, mut outer) = (0, 0);
+    let (_, then) = pull_in_parts(&start, &client, 3, || {
+        if outer == 0 {
+            inner = pull_in_parts(&start, &client, 3, || ()).ok().unwrap().0;
+            client.write(&["UPDATE t SET b = randomblob(100)"]);
+        }
+        outer += 1;
+    })
+    .ok()
+    .unwrap();
+    assert!(inner > 1 && outer > 1);
+    // Nobody needs it any more: a page that has changed since is not served as of then.
+    let gone = client.pull(&PullUpdatesRequest {
+        server_revision: then.revision.clone(),
+        server_pages_selector: selector::encode_range(0..3).unwrap(),
+        ..Default::default()
+    });
+    assert_eq!(gone.status, 409);
+    let mut end = then;
+    end.pull(&client);
+    end.assert_equals(&path);
+}
+
 #[test]
 fn selectors_and_encodings() {
     let dir = tempfile::tempdir().unwrap();

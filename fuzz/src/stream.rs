@@ -132,6 +132,7 @@ fn header(input: &mut Input<'_>) -> PullHeader {
         dialects: u32::from(kind >> 3 & 3),
         question: (kind & 0x20 != 0).then_some(7),
         stream_zstd: (kind & 0x40 != 0).then(ZstdEncoding::default),
+        remaining: (kind & 0x80 != 0).then(|| input.number()),
     }
 }
 

@@ -27,7 +27,7 @@ impl turso_sync_changes_t {
     }
 }
 
-/// Releases changes that will not be applied, discarding the download; NULL is fine.
+/// Releases changes that will not be applied; the next wait goes on with what was downloaded. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn turso_sync_changes_deinit(changes: *const turso_sync_changes_t) {
     // SAFETY: the pointer rules of the header.

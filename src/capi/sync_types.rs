@@ -78,7 +78,7 @@ pub struct turso_sync_database_config_t {
     pub remote_encryption_cipher: *const c_char,
     /// Row changes per push request; 0 = the library decides. A transaction is never split.
     pub push_operations_threshold: usize,
-    /// Bytes per request while a replica is downloaded; 0 = the library decides.
+    /// Bytes of pages per request of a download or pull; 0 = the library decides.
     pub pull_bytes_threshold: usize,
     /// Not supported, must be false.
     pub logical_mvcc_pull: bool,
@@ -112,7 +112,7 @@ pub struct turso_sync_options_t {
     pub tables_ignore: *const *const c_char,
     /// Number of names.
     pub tables_ignore_count: usize,
-    /// Pages (of 4096 bytes) per request while a replica is downloaded; 0 = no limit. If `pull_bytes_threshold` is set as
+    /// Pages (of 4096 bytes) per request of a download or pull; 0 = no limit. If `pull_bytes_threshold` is set as
     /// well, the smaller of both counts.
     pub wal_pull_batch_size: u64,
     /// 1 = the host decides about every row change before it is pushed, with TURSO_SYNC_IO_TRANSFORM items or the callback

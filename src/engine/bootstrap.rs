@@ -5,6 +5,7 @@
 //! downloaded file, so that no other file is ever taken for it. A crash anywhere leads to the same download again
 //! or to a replica that is complete.
 
+use super::delta;
 use super::image::{self, Image};
 use super::metadata::{BootstrapMark, DatabaseMetadata, SavedConfiguration};
 use super::remote::{Shared, check_reserved};
@@ -125,6 +126,9 @@ impl Task {
         metadata.set_revision(&state.revision);
         crate::io::files::remove_leftovers(self.files.info.as_ref());
         crate::io::files::remove_leftovers(&self.files.changes);
+        delta::remove_foreign(&self.files.changes, |title| {
+            title.client_id == state.client_id && title.epoch == state.epoch && title.base == state.revision
+        })?;
         crate::io::files::remove_leftovers(&self.files.download);
         if let Ok(guard) = self.lock.acquire() {
             // After a crash in a checkpoint, the log must be looked at before it grows. Not with `state`: another

@@ -109,7 +109,7 @@ impl Task {
         if health != BaseHealth::Intact {
             return self.pull_lost_base(guard, plan).await;
         }
-        let nothing = self.no_changes(&state)?;
+        let nothing = self.no_changes(state.base_pages)?;
         let base = Base::Known(base_state(&state));
         self.rebuild(base, &state, &nothing, &state.revision, &plan)?;
         self.checkpoint_if_large(guard);

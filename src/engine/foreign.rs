@@ -109,7 +109,7 @@ impl Inner {
         if health != BaseHealth::Intact || self.store.strangers()? == 0 {
             return Ok(None);
         }
-        let changes = self.no_changes(&state)?;
+        let changes = self.no_changes(state.base_pages)?;
         let reference = Reference {
             base: Base::Known(base_state(&state)),
             changes: &changes,
@@ -120,8 +120,8 @@ impl Inner {
     }
 
     /// A download that changes nothing.
-    pub(super) fn no_changes(&self, state: &ReplicaState) -> Result<Changes> {
-        ChangesWriter::create(&self.files.changes)?.finish(state.base_pages)
+    pub(super) fn no_changes(&self, db_pages: u32) -> Result<Changes> {
+        ChangesWriter::create(&self.files.changes)?.finish(db_pages)
     }
 }
 
@@ -147,7 +147,7 @@ impl Task {
     /// Makes the local state anew from the base and what was captured.
     fn undo_uncaptured(&self, guard: &SyncGuard) -> Result<()> {
         let (state, _) = self.base(guard)?;
-        let nothing = self.no_changes(&state)?;
+        let nothing = self.no_changes(state.base_pages)?;
         let base = Base::Known(base_state(&state));
         let plan = Plan {
             unmoved: true,

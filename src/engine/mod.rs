@@ -13,6 +13,7 @@
 mod adopt;
 mod bootstrap;
 mod conflicts;
+mod delta;
 mod dialect;
 mod foreign;
 mod identity;

@@ -52,7 +52,8 @@ pub struct DatabaseSyncEngineOpts {
     pub remote_encryption_cipher: Option<String>,
     /// Row changes after which a push starts a new request, at the next end of a transaction; 0 = the default.
     pub push_operations_threshold: u64,
-    /// Bytes per request of a bootstrap, in whole pages; 0 = everything in one request.
+    /// Bytes of pages that one request of a bootstrap or a pull brings at most, in whole pages; 0 = everything in one request.
+    /// Pulls from a remote that does not know the limit come in one answer all the same.
     pub pull_bytes_threshold: u64,
     /// The same in pages; 0 = no limit. The smaller of both counts.
     pub wal_pull_batch_size: u64,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::delta::{Delivery, Delta, Title};
 use super::foreign::Reference;
 use super::identity::Admission;
 use super::lock::SyncGuard;
@@ -11,11 +12,11 @@ use super::remote::{Shared, check_reserved};
 use super::{BUSY_TIMEOUT, Task, base_state};
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
-use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
-use crate::protocol::pull::{PullEvent, PullHeader, PullUpdatesRequest};
+use crate::pages::{Base, BaseHealth, Changes};
+use crate::protocol::pull::PullEvent;
 use crate::replay::Plan;
 
-/// Changes downloaded by a wait, not yet applied. Dropping them discards the download.
+/// Changes downloaded by a wait, not yet applied. If they are dropped, the next wait goes on with them.
 pub struct DbChangesStatus {
     download: Download,
     slot: DownloadSlot,
@@ -98,34 +99,15 @@ impl Task {
                 pinned => return pinned,
             }
         }
-        let client_revision = if intact {
-            state.revision.clone()
-        } else {
-            String::new()
-        };
-        let request = PullUpdatesRequest {
-            long_poll_timeout_ms: if client_revision.is_empty() {
-                0
-            } else {
-                long_poll_timeout_ms
-            },
-            client_revision,
-            ..Default::default()
-        };
-        let (header, changes) = self.receive(&request).await?;
-        if changes.is_empty() && (intact || header.db_size == 0) {
-            self.note_empty_pull(&state, &header).await?;
+        let from = if intact { state.revision.as_str() } else { "" };
+        let delivery = self.receive(&state, (from, ""), long_poll_timeout_ms).await?;
+        let nothing = delivery.changes.as_ref().is_none_or(Changes::is_empty);
+        if nothing && (intact || delivery.pages == 0) {
+            self.note_empty_pull(&state, &delivery).await?;
             return Ok(None);
         }
-        changes.validate(intact.then_some(state.base_pages))?;
-        Ok(Some(Download {
-            changes,
-            revision: header.server_revision,
-            epoch: state.epoch,
-            whole: !intact,
-            written,
-            admission: Admission::Own,
-        }))
+        let old_pages = intact.then_some(state.base_pages);
+        self.downloaded(&state, delivery, (old_pages, written)).map(Some)
     }
 
     /// Downloads the whole remote as it was at `revision`; an error of the remote if it has that no more.
@@ -135,27 +117,33 @@ impl Task {
         revision: &str,
         written: bool,
     ) -> Result<Option<Download>> {
-        let request = PullUpdatesRequest {
-            server_revision: revision.to_owned(),
-            ..Default::default()
+        let delivery = self.receive(state, ("", revision), 0).await?;
+        self.downloaded(state, delivery, (None, written)).map(Some)
+    }
+
+    /// Checks what has come. `old_pages`: the size of the base that it is a difference to, if it is one.
+    fn downloaded(
+        &self,
+        state: &ReplicaState,
+        delivery: Delivery,
+        (old_pages, written): (Option<u32>, bool),
+    ) -> Result<Download> {
+        let changes = match delivery.changes {
+            Some(changes) => changes,
+            None => self.no_changes(delivery.pages)?,
         };
-        let (header, changes) = self.receive(&request).await?;
-        if header.server_revision != revision {
-            return Err(Error::new(
-                Category::Remote,
-                Code::Error,
-                "the remote sent another revision than it was asked for",
-            ));
+        if let Err(e) = changes.validate(old_pages) {
+            changes.discard();
+            return Err(e);
         }
-        changes.validate(None)?;
-        Ok(Some(Download {
+        Ok(Download {
             changes,
-            revision: header.server_revision,
+            revision: delivery.revision,
             epoch: state.epoch,
-            whole: true,
+            whole: old_pages.is_none(),
             written,
             admission: Admission::Own,
-        }))
+        })
     }
 
     /// Makes the newest state of the remote the base, whatever it knows of this replica. What is here and not pending is
@@ -163,51 +151,73 @@ impl Task {
     pub(super) async fn accept_remote(&self, policy: ForeignPolicy, guard: &SyncGuard) -> Result<()> {
         self.settle(policy, guard)?;
         let state = self.base(guard)?.0;
-        let (header, changes) = self.receive(&PullUpdatesRequest::default()).await?;
-        changes.validate(None)?;
+        let delivery = self.receive(&state, ("", ""), 0).await?;
         let download = Download {
-            changes,
-            revision: header.server_revision,
-            epoch: state.epoch,
-            whole: true,
-            written: true,
             admission: Admission::Any,
+            ..self.downloaded(&state, delivery, (None, true))?
         };
         self.apply_deciding(&download, guard, self.plan(), policy).await
     }
 
-    async fn receive(&self, request: &PullUpdatesRequest) -> Result<(PullHeader, Changes)> {
-        let writer = Shared::new(ChangesWriter::create(&self.files.changes)?);
-        let (sink, reserved) = (writer.clone(), self.opts.reserved_bytes()?);
-        let header = self
-            .fetch_pages("pull", request, move |event| match event {
-                PullEvent::Header(_) => Ok(()),
-                PullEvent::Page { page_no, data } => {
-                    check_reserved(page_no, data, reserved)?;
-                    sink.with(|writer| writer.page(page_no, data))
-                }
-            })
-            .await?;
-        let pages =
-            u32::try_from(header.db_size).map_err(|_| Error::protocol("the remote database is too large"))?;
-        let changes = writer.take()?.finish(pages)?;
-        Ok((header, changes))
+    /// Downloads the difference between two revisions; "" is nothing and the newest.
+    async fn receive(
+        &self,
+        state: &ReplicaState,
+        (from, to): (&str, &str),
+        long_poll_timeout_ms: u32,
+    ) -> Result<Delivery> {
+        let title = Title {
+            client_id: state.client_id.clone(),
+            epoch: state.epoch,
+            base: state.revision.clone(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            id: self.environment.unique_id(),
+        };
+        let (limit, reserved) = (self.opts.pages_per_request(), self.opts.reserved_bytes()?);
+        let delta = Shared::new(Delta::resume(&self.files.changes, title, limit)?);
+        while let Some(request) = delta.with(|delta| delta.next_request(long_poll_timeout_ms))? {
+            let sink = delta.clone();
+            let answer = self
+                .fetch_pages("pull", &request, move |event| {
+                    sink.with(|delta| match event {
+                        PullEvent::Header(header) => delta.header(&header),
+                        PullEvent::Page { page_no, data } => {
+                            check_reserved(page_no, data, reserved)?;
+                            delta.page(page_no, data)
+                        }
+                    })
+                })
+                .await;
+            match answer {
+                Ok(_) => delta.with(|delta| {
+                    delta.answered();
+                    Ok(())
+                })?,
+                Err(e) if delta.with(|delta| Ok(delta.recovers(&e)))? => {}
+                Err(e) => return Err(e),
+            }
+        }
+        delta.take()?.finish()
     }
 
     /// Nothing came. The base is the remote at another revision, too, only if the remote says that it sent nothing:
     /// an answer that was cut off behind its header looks the same.
-    async fn note_empty_pull(&self, state: &ReplicaState, header: &PullHeader) -> Result<()> {
-        if header.db_size != 0 && header.db_size != u64::from(state.base_pages) {
+    async fn note_empty_pull(&self, state: &ReplicaState, delivery: &Delivery) -> Result<()> {
+        if let Some(changes) = &delivery.changes {
+            changes.discard();
+        }
+        if delivery.pages != 0 && delivery.pages != state.base_pages {
             return Err(Error::protocol("pull: the remote has another size, but sent no pages").retry());
         }
-        let proven = header.page_count == Some(0) && header.server_revision != state.revision;
+        let proven = delivery.counted && delivery.revision != state.revision;
         if proven {
-            state::set_revision(self.path(), state, &header.server_revision, BUSY_TIMEOUT)?;
+            state::set_revision(self.path(), state, &delivery.revision, BUSY_TIMEOUT)?;
         }
         let now = self.environment.unix_time();
         self.update_metadata(|m| {
             if proven {
-                m.set_revision(&header.server_revision);
+                m.set_revision(&delivery.revision);
             }
             m.last_pull_unix_time = Some(now);
         })
@@ -288,6 +298,20 @@ impl Task {
         plan: Plan,
         policy: ForeignPolicy,
     ) -> Result<()> {
+        let applied = self.apply_to_base(downloaded, guard, plan, policy).await;
+        if !applied.as_ref().is_err_and(comes_again) {
+            downloaded.changes.discard();
+        }
+        applied
+    }
+
+    async fn apply_to_base(
+        &self,
+        downloaded: &Download,
+        guard: &SyncGuard,
+        plan: Plan,
+        policy: ForeignPolicy,
+    ) -> Result<()> {
         self.settle(policy, guard)?;
         let (state, health) = self.base(guard)?;
         if downloaded.epoch != state.epoch || (health != BaseHealth::Intact && !downloaded.whole) {
@@ -331,4 +355,10 @@ impl Task {
         })
         .await
     }
+}
+
+/// True if what was downloaded is as good as before: a decision is needed, or somebody was in the way.
+fn comes_again(e: &Error) -> bool {
+    matches!(e.category, Category::Conflict | Category::Foreign)
+        || matches!(e.code, Code::Busy | Code::Interrupt)
 }

@@ -75,7 +75,8 @@ impl Task {
                 decoder.push(bytes, &mut |event| match event {
                     PullEvent::Header(h) => {
                         control.enter(Stage::Downloading);
-                        control.expect_pages(h.page_count.unwrap_or(0));
+                        let left = h.remaining.unwrap_or(0);
+                        control.expect_pages(h.page_count.unwrap_or(0).saturating_add(left));
                         *header = Some(h.clone());
                         on_event(PullEvent::Header(h))
                     }

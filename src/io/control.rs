@@ -156,8 +156,10 @@ impl Control {
         self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn expect_pages(&self, pages: u64) {
-        self.pages_expected.fetch_add(pages, Ordering::Relaxed);
+    /// `more` pages are still to come, as far as it is known.
+    pub(crate) fn expect_pages(&self, more: u64) {
+        let expected = self.pages_done.load(Ordering::Relaxed).saturating_add(more);
+        self.pages_expected.fetch_max(expected, Ordering::Relaxed);
     }
 
     pub(crate) fn page_done(&self) {

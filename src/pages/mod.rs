@@ -36,7 +36,7 @@ use rusqlite::Connection;
 
 use crate::error::{Error, Result};
 pub use apply::{ApplyContext, ApplyReport};
-pub use changes::{Changes, ChangesWriter};
+pub use changes::{Changes, ChangesWriter, Left};
 pub use checkpoint::CheckpointReport;
 pub use header::{check_first_page, reserved_bytes};
 pub use main_file::reserve_bytes;

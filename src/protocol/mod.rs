@@ -4,7 +4,7 @@
 //! pull      = POST <base>/pull-updates      request-body: PullUpdatesRequest (protobuf, may be zero bytes long)
 //! answer    = message(header) message(page)* end-of-body
 //! message   = length bytes                  length: unsigned LEB128, at most 9 bytes; bytes: protobuf
-//! header    = PullHeader                    revision, size in pages, encoding; ours adds the page count
+//! header    = PullHeader                    revision, size in pages, encoding; ours adds page counts
 //! page      = PageMessage                   zero-based id, 4096 bytes after decoding; ours adds a CRC32C
 //!
 //! pipeline  = POST <base>/v2/pipeline       request-body and answer: JSON

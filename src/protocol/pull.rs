@@ -61,6 +61,10 @@ pub struct PullUpdatesRequest {
     /// Wanted dialect; [`STREAM_PAGES`].
     #[prost(int32, tag = "8")]
     pub stream_kind: i32,
+    /// Our extension: most pages that the answer shall have; 0: no limit. [`PullHeader::remaining`] tells whether the server
+    /// has heeded it.
+    #[prost(uint32, tag = "100")]
+    pub max_pages: u32,
 }
 
 /// Marker: page payloads are raw.
@@ -117,6 +121,10 @@ pub struct PullHeader {
     /// Direct dialect: present if everything behind the header is one zstd frame.
     #[prost(message, optional, tag = "103")]
     pub stream_zstd: Option<ZstdEncoding>,
+    /// Our extension: present if the pages come in ascending order; how many of those that were asked for lie behind the last
+    /// one, left out because of [`PullUpdatesRequest::max_pages`].
+    #[prost(uint64, optional, tag = "104")]
+    pub remaining: Option<u64>,
 }
 
 /// One page of an answer.
@@ -375,6 +383,9 @@ impl PullDecoder {
         if self.seen.contains(page_no) {
             return Err(Error::protocol(format!("page id {id} was sent twice")));
         }
+        if header.remaining.is_some() && self.seen.max().is_some_and(|last| last > page_no) {
+            return Err(Error::protocol(format!("page id {id} is not in ascending order")));
+        }
         if header.page_count.is_some_and(|count| self.seen.len() >= count) {
             return Err(Error::protocol("more pages than the header announced"));
         }
@@ -461,6 +472,12 @@ fn check_header(header: &PullHeader, accept_replace_base: bool) -> Result<()> {
         return Err(Error::protocol(
             "the remote announced more pages than the database has",
         ));
+    }
+    if header.remaining.is_some_and(|remaining| {
+        // Who left something out has sent something.
+        remaining > header.db_size || (remaining > 0 && header.page_count == Some(0))
+    }) {
+        return Err(Error::protocol("the remote announced pages that it cannot have"));
     }
     if header
         .zstd_encoding

@@ -6,6 +6,7 @@
 //!           | "&to=" text          revision that is wanted; absent: the newest
 //!           | "&wait=" digits      how long the server may hold an otherwise empty answer, in milliseconds
 //!           | "&pages=" base64url  page selector, without padding
+//!           | "&max=" digits       most pages that the answer shall have
 //! text      = unreserved characters as they are, all others as %XX
 //! ```
 //!
@@ -28,13 +29,16 @@ const PATH: &str = "/pull-updates";
 /// Path and query of `request`. Fields that have no place in a query must not be set.
 pub fn encode(request: &PullUpdatesRequest) -> String {
     let mut path = format!("{PATH}?{}", question(request));
-    if request.long_poll_timeout_ms > 0 {
-        path += &format!("&wait={}", request.long_poll_timeout_ms);
+    for (name, value) in [("max", request.max_pages), ("wait", request.long_poll_timeout_ms)] {
+        if value > 0 {
+            path += &format!("&{name}={value}");
+        }
     }
     path
 }
 
-/// Tells questions apart, whatever order and spelling the query had on its way; the waiting time does not count.
+/// Tells questions apart, whatever order and spelling the query had on its way. The waiting time does not count, nor does the
+/// limit: an answer says itself how far it goes.
 pub fn checksum(request: &PullUpdatesRequest) -> u32 {
     crc32c::crc32c(question(request).as_bytes())
 }
@@ -67,7 +71,7 @@ pub fn decode(query: &str) -> Result<PullUpdatesRequest> {
     let mut seen = Vec::new();
     for parameter in query.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let known = ["encoding", "from", "to", "wait", "pages"]
+        let known = ["encoding", "from", "to", "wait", "pages", "max"]
             .iter()
             .find(|k| **k == name);
         let Some(known) = known else { continue };
@@ -90,6 +94,7 @@ pub fn decode(query: &str) -> Result<PullUpdatesRequest> {
             "wait" => {
                 request.long_poll_timeout_ms = value.parse().map_err(|_| bad("wait is not a number"))?;
             }
+            "max" => request.max_pages = value.parse().map_err(|_| bad("max is not a number"))?,
             _ if value.len() > MAX_SELECTOR_LEN => return Err(bad("pages is too long")),
             _ => {
                 request.server_pages_selector = BASE64URL
@@ -156,6 +161,16 @@ mod tests {
         );
         assert_eq!(decode("").unwrap(), PullUpdatesRequest::default());
         assert_eq!(decode("x=1&&wait=7&y").unwrap().long_poll_timeout_ms, 7);
+        let limited = PullUpdatesRequest {
+            max_pages: 256,
+            ..example()
+        };
+        assert_eq!(encode(&limited), path.replace("&wait", "&max=256&wait"));
+        assert_eq!(
+            decode(encode(&limited).split_once('?').unwrap().1).unwrap(),
+            limited
+        );
+        assert_eq!(checksum(&limited), checksum(&example()));
     }
 
     #[test]
@@ -183,6 +198,8 @@ mod tests {
             "from=%ff",
             "wait=-1",
             "wait=99999999999",
+            "max=-1",
+            "max=1&max=1",
             "pages=*",
             "pages=AA==",
             "to=1&to=2",

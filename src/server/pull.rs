@@ -44,9 +44,13 @@ pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Resul
         name => Some(known(store, name)?),
     };
     let (revision, number, size) = match request.server_revision.as_str() {
-        "" => newest(store, selected.is_some())?,
+        "" => newest(store)?,
         name => pinned(store, known(store, name)?)?,
     };
+    let in_parts = selected.is_some() || request.max_pages > 0;
+    let to_the_end = selected
+        .as_ref()
+        .is_none_or(|ids| size == 0 || ids.contains(size - 1));
     let mut pages = match since {
         // A client may also go back to a revision that is older than what it has.
         Some(since) => store.changed_since(since.min(number), size)?,
@@ -61,16 +65,33 @@ pub fn answer(store: &Store, request: &PullUpdatesRequest) -> std::result::Resul
             .collect();
         pages &= wanted;
     }
+    let remaining = limit(&mut pages, request.max_pages);
     if number != revision.number && !(store.changed_since(number, size)? & &pages).is_empty() {
         return Err(Refusal::conflict("revision no longer available"));
     }
-    Ok(compose(
-        revision_name(&revision, number, request),
-        size,
-        pages,
-        revision,
-        request.encoding,
-    ))
+    let ends = to_the_end && remaining == 0;
+    match request.server_revision.is_empty() {
+        // The first part of a download in parts: the others will pin this revision.
+        true if in_parts && !ends => store.keep(&revision),
+        // Who does not limit answers may come back for single pages.
+        false if ends && request.max_pages > 0 => store.done_with(number),
+        _ => {}
+    }
+    let name = revision_name(&revision, number, request);
+    let mut answer = compose(name, size, pages, revision, request.encoding);
+    answer.header.remaining = Some(remaining);
+    Ok(answer)
+}
+
+/// Leaves the first `most` of `pages` (0: all); how many it takes away.
+fn limit(pages: &mut RoaringBitmap, most: u32) -> u64 {
+    let all = pages.len();
+    if most > 0
+        && let Some(first) = pages.select(most)
+    {
+        pages.remove_range(first..);
+    }
+    all - pages.len()
 }
 
 /// The revision's name: a pinned one is answered as it was asked for.
@@ -114,12 +135,8 @@ fn known(store: &Store, name: &str) -> std::result::Result<i64, Refusal> {
 
 type Served = (Revision, i64, u32);
 
-fn newest(store: &Store, keep: bool) -> Result<Served> {
+fn newest(store: &Store) -> Result<Served> {
     let revision = store.newest()?;
-    if keep {
-        // The first part of a database that is fetched in parts: the others will pin this revision.
-        store.keep(&revision);
-    }
     Ok((revision.clone(), revision.number, revision.pages))
 }
 

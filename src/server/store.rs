@@ -81,6 +81,8 @@ struct Kept {
     revision: Revision,
     since: Instant,
     used: Instant,
+    /// Downloads in parts that have begun with it and not ended, as far as that is known.
+    downloads: u32,
 }
 
 /// Everything that changes together when a revision is taken.
@@ -167,10 +169,14 @@ impl Store {
         })
     }
 
-    /// Keeps `revision` readable for later requests that pin it.
+    /// Keeps `revision` readable for later requests that pin it: a download in parts has begun with it.
     pub fn keep(&self, revision: &Revision) {
         let kept = &mut self.inner().kept;
-        kept.retain(|k| k.revision.number != revision.number);
+        if let Some(k) = kept.iter_mut().find(|k| k.revision.number == revision.number) {
+            k.used = Instant::now();
+            k.downloads += 1;
+            return;
+        }
         if kept.len() >= MAX_KEPT {
             let oldest = kept
                 .iter()
@@ -184,6 +190,16 @@ impl Store {
             revision: revision.clone(),
             since: now,
             used: now,
+            downloads: 1,
+        });
+    }
+
+    /// The last part of a download of revision `number` goes out. Without other downloads its snapshot is closed: as long
+    /// as it is open, the log cannot start over.
+    pub fn done_with(&self, number: i64) {
+        self.inner().kept.retain_mut(|k| {
+            k.downloads -= u32::from(k.revision.number == number && k.downloads > 0);
+            k.downloads > 0
         });
     }
 

@@ -204,6 +204,16 @@ impl Scene {
         memory::peak(|| self.drive(op(self), &mut network))
     }
 
+    /// Drives an operation each of whose requests is answered by another lie.
+    pub fn lied_to_each<T>(&self, op: Operation<T>, lie: impl Fn() -> Lie) -> (Result<T>, usize) {
+        memory::peak(|| self.drive(op, &mut |_, item| lie().tell(item)))
+    }
+
+    /// What has arrived of a pull is gone.
+    pub fn forget_download(&self) {
+        let _ = std::fs::remove_file(self.dir.path().join("replica.db-changes"));
+    }
+
     /// Drives an operation whose request is answered by pieces that are made as they are sent.
     pub fn fed<T>(
         &self,

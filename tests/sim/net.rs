@@ -111,6 +111,7 @@ pub fn uncounted_header(body: &[u8]) -> Option<Vec<u8>> {
     found.map(|header| {
         encode_header(&PullHeader {
             page_count: None,
+            remaining: None,
             stream_zstd: None,
             ..header
         })

@@ -50,6 +50,8 @@ pub struct Rig {
     pub lose_pushes: u32,
     /// Of the answers to the next so many pulls only the header arrives, without a count of pages.
     pub cut_pulls: u32,
+    /// The answer to the pull request with this number, from now on, breaks off; 0: none does.
+    pub break_pull_at: u32,
     /// A step that fails does not end its transaction on the server.
     keeps_transactions: bool,
     /// The base may be lost, by what the scenario does.
@@ -113,6 +115,7 @@ impl Rig {
             server_path,
             lose_pushes: 0,
             cut_pulls: 0,
+            break_pull_at: 0,
             keeps_transactions: false,
             base_may_be_lost: false,
             promised: BTreeSet::new(),
@@ -300,6 +303,14 @@ impl Rig {
         if http.path.starts_with("/pull-updates") && status == 200 {
             let pages = check::pages(&plain(&self.server_path));
             check::remember(&mut self.bases, &body, pages).unwrap();
+            if self.break_pull_at > 0 {
+                self.break_pull_at -= 1;
+                if self.break_pull_at == 0 {
+                    item.status(status);
+                    item.push_buffer(&body[..body.len() * 2 / 3]);
+                    return item.poison("the connection broke");
+                }
+            }
             if self.cut_pulls > 0 {
                 self.cut_pulls -= 1;
                 body = super::net::uncounted_header(&body).unwrap();

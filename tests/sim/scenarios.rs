@@ -87,6 +87,16 @@ fn pending_and_others() -> Rig {
     rig
 }
 
+/// What others have written comes page by page.
+fn in_parts() -> Rig {
+    let mut rig = pending();
+    rig.close();
+    rig.opts.pull_bytes_threshold = 4096;
+    rig.create().unwrap();
+    others(&mut rig);
+    rig
+}
+
 /// A pending transaction that does not fit what others have written.
 fn conflict(policy: ConflictPolicy) -> Rig {
     let mut rig = shop();
@@ -310,6 +320,15 @@ fn pull_cut(rig: &mut Rig) -> Result<()> {
     pull(rig)
 }
 
+/// The first one breaks off, and the remote goes on before the second one.
+fn pull_interrupted(rig: &mut Rig) -> Result<()> {
+    rig.break_pull_at = 3;
+    let _ = rig.pull();
+    rig.break_pull_at = 0;
+    rig.remote(&["UPDATE doc SET c = 'again' WHERE id < 4 OR id = 12"]);
+    pull(rig)
+}
+
 /// Nobody hears that it succeeded; the second one asks.
 fn push_unheard(rig: &mut Rig) -> Result<()> {
     rig.lose_pushes = 1;
@@ -424,6 +443,8 @@ pub fn all() -> Vec<Scenario> {
     add("pull with a reader", || with_reader(pending_and_others()), pull);
     add("pull with ignored tables", ignoring, pull);
     add("pull over a lost base", base_lost, pull);
+    add("pull in parts", in_parts, pull);
+    add("pull in parts that is interrupted", in_parts, pull_interrupted);
     add(
         "pull that sets aside",
         || conflict(ConflictPolicy::SetAside),
@@ -467,6 +488,7 @@ pub fn all() -> Vec<Scenario> {
         server_dies("push", pending, push),
         server_dies("push over others", pending_and_others, push),
         server_dies("pull", pending_and_others, pull),
+        server_dies("pull in parts", in_parts, pull),
         server_dies("the server's checkpoint", pending_and_others, Rig::keep_house),
     ]);
     scenarios
