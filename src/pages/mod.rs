@@ -34,7 +34,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::Connection;
 
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
 pub use apply::{ApplyContext, ApplyReport};
 pub use changes::{Changes, ChangesWriter};
 pub use checkpoint::CheckpointReport;
@@ -295,6 +295,12 @@ const COPIED: &str = "the main file is another file than it was";
 /// Why a base is lost whose main file has another stamp.
 const WRITTEN: &str = "the main file was changed by somebody else";
 
+/// An operation has found out on its way: the next one fetches the base, and knows what to ask.
 fn base_lost(reason: String) -> Error {
-    Error::corrupt(format!("the base is lost and must be fetched again: {reason}"))
+    Error::new(
+        Category::Database,
+        Code::BusySnapshot,
+        format!("the base is lost and must be fetched again: {reason}; repeat the operation"),
+    )
+    .retry()
 }
