@@ -8,6 +8,7 @@ int main(int argc, char **argv) {
     volatile size_t past = 8 + (size_t)argc;
     volatile int largest = 0x7fffffff;
     char *memory = malloc(8);
+    char *volatile kept = memory;
     if (memory == NULL)
         return 2;
     memset(memory, argc, 8);
@@ -15,10 +16,10 @@ int main(int argc, char **argv) {
         printf("%d\n", memory[past]);
     } else if (strcmp(what, "use after free") == 0) {
         free(memory);
-        printf("%d\n", ((volatile char *)memory)[argc]);
+        printf("%d\n", kept[argc]);
         return 0;
     } else if (strcmp(what, "leak") == 0) {
-        memory = NULL;
+        kept = NULL;
         return 0;
     } else if (strcmp(what, "arithmetic") == 0) {
         printf("%d\n", largest + argc);
