@@ -169,10 +169,19 @@ impl PageStore {
     }
 
     /// Number of transactions in the log that another program has written, behind what is known of it; 0 if nobody cares.
-    /// The base must be intact.
+    /// What was moved into the main file before anybody looked at it may count, whoever wrote it: see [`Self::own_log`].
     pub fn strangers(&self) -> Result<u32> {
         let snapshot = Snapshot::read(&self.main)?;
         self.count_strangers(&snapshot, Revert::slot_of(&self.revert).saved)
+    }
+
+    /// The log as it is now, if another program has written nothing of it: to be declared known before it is moved
+    /// into the main file without a base. Behind that, nobody can tell any more what was there before.
+    pub fn own_log(&self) -> Result<Option<WalMark>> {
+        let snapshot = Snapshot::read(&self.main)?;
+        let strangers = self.count_strangers(&snapshot, Revert::slot_of(&self.revert).saved)?;
+        let log = snapshot.log()?.mark;
+        Ok((strangers == 0).then_some(log))
     }
 
     fn count_strangers(&self, snapshot: &Snapshot, saved: WalMark) -> Result<u32> {
