@@ -179,7 +179,7 @@ impl World {
         node.txns = snapshot.txns;
         (node.clock, node.durable_clock, node.early) = (0, 0, 0);
         node.epoch = snapshot.epoch;
-        node.base_in_doubt = true;
+        (node.base_in_doubt, node.copied) = (true, true);
         self.look_at(n)
     }
 }

@@ -109,7 +109,7 @@ impl World {
         self.statistics.checks += 1;
         let intact = intact.map_err(|violation| format!("node {n}: {violation}"))?;
         if intact {
-            self.nodes[n].base_in_doubt = false;
+            (self.nodes[n].base_in_doubt, self.nodes[n].copied) = (false, false);
         } else {
             self.statistics.bases_lost += 1;
             if !self.nodes[n].disk_failed && !self.nodes[n].base_in_doubt {

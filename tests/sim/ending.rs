@@ -1,6 +1,6 @@
 //! The end: everything works again, and all arrive at the same state.
 
-use turso_sync::engine::Resolution;
+use turso_sync::engine::{Conflict, Resolution};
 use turso_sync::error::{Category, Error};
 use turso_sync::io::{SyncEngineIoRequest, files};
 
@@ -127,6 +127,10 @@ impl World {
         {
             self.explain(at, e, 0)?;
             self.decide(at, rng)?;
+            let conflicts = self.open_conflicts(&engine).map_err(|e| e.to_string())?;
+            if !conflicts.is_empty() {
+                self.resolve_one(at, &conflicts, rng)?;
+            }
             return Ok(true);
         }
         let refused = astray;
@@ -144,7 +148,13 @@ impl World {
         match pushed {
             Ok(_) => {}
             // What it has is safe, here or there; it must not go on without its user's word.
-            Err(e) if refused && matches!(e.category, Category::Identity | Category::Conflict) => {
+            Err(e)
+                if refused
+                    && matches!(
+                        e.category,
+                        Category::Identity | Category::Conflict | Category::Foreign
+                    ) =>
+            {
                 return Ok(false);
             }
             Err(e) if e.category == Category::Conflict && !conflicts.is_empty() => predicted = None,
@@ -163,19 +173,28 @@ impl World {
             return Ok(false);
         }
         if !conflicts.is_empty() {
-            let conflict = rng.pick(&conflicts);
-            let resolution = *rng.pick(&[Resolution::Overwrite, drop_or_not(conflict)]);
-            self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
-            let op = engine.resolve_conflict(conflict.txn_id, resolution);
-            self.hosts[at].start(&self.nodes[at], "resolve", op, |()| Outcome::Done);
-            if let Err(e) = self.drive(at)?
-                && e.category != Category::Conflict
-            {
-                return Err(format!("node {at} cannot resolve: {e}"));
-            }
+            self.resolve_one(at, &conflicts, rng)?;
             return Ok(true);
         }
         Ok(matches!(pulled, Ok(Outcome::Pulled(true))))
+    }
+
+    fn resolve_one(&mut self, at: usize, conflicts: &[Conflict], rng: &mut Rng) -> Checked {
+        let Some(engine) = self.hosts[at].engine.clone() else {
+            return Ok(());
+        };
+        let conflict = rng.pick(conflicts);
+        let resolution = *rng.pick(&[Resolution::Overwrite, drop_or_not(conflict)]);
+        self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
+        let op = engine.resolve_conflict(conflict.txn_id, resolution);
+        self.hosts[at].start(&self.nodes[at], "resolve", op, |()| Outcome::Done);
+        match self.drive(at)? {
+            // There may be more of them, or something to decide about first.
+            Err(e) if !matches!(e.category, Category::Conflict | Category::Foreign) => {
+                Err(format!("node {at} cannot resolve: {e}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn compare(&mut self) -> Checked {
@@ -217,7 +236,10 @@ impl World {
             let opened = self.drive(at)?;
             opened.map_err(|e| format!("node {at} cannot be opened again: {e}"))?;
             self.hosts[at].die();
-            check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
+            // What waits for a decision stays in the log.
+            if !(self.nodes[at].refused && (self.nodes[at].disk_failed || self.nodes[at].visited)) {
+                check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
+            }
         }
         Ok(())
     }

@@ -170,6 +170,8 @@ pub struct Node {
     pub disk_failed: bool,
     /// Another program has had the file open: it may have moved the log, and may have to be decided about.
     pub visited: bool,
+    /// The file is a copy, or was put back, and no base of its own has been seen since.
+    pub copied: bool,
     /// The base may have to be fetched again, as the file was copied, or another program has moved its log.
     pub base_in_doubt: bool,
     /// Its base was a state that the remote had lost.
@@ -223,6 +225,7 @@ impl Node {
             troubles: 0,
             disk_failed: false,
             visited: false,
+            copied: false,
             base_in_doubt: false,
             was_astray: false,
             refused: false,
