@@ -296,6 +296,18 @@ fn server_requests_take_anything() {
 }
 
 #[test]
+fn direct_requests_take_anything() {
+    let (server, _dir) = exchanges();
+    let answer = ask(&server, "/push-changes", &direct()[1]);
+    run(
+        "direct_requests",
+        direct_requests,
+        [direct(), vec![answer]].concat(),
+        4000,
+    );
+}
+
+#[test]
 fn change_log_takes_anything() {
     let rows = b"\x00\x00\x00\x00\x00\x02\x00\x01\x00\x38\x01\x05\x05\x01\x01\x00\x00\x00\x01\x01\x00\x01\x39\x01\x07\x05\x00".to_vec();
     let schema = b"\x00\x00\x01\x00\x09\x02\x00\x01\x50\x00\x01\x01\x05\x00\x50\x00\x01\x01\x05\x01\x00\x09\x01\x00\x01".to_vec();

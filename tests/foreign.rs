@@ -288,6 +288,30 @@ fn a_foreign_checkpoint_alone_is_no_foreign_write() {
     assert_eq!(a.tables(), seen);
 }
 
+/// As one that comes before it: what costs a download must not look like a damaged file.
+#[test]
+fn a_foreign_checkpoint_in_the_middle_of_an_operation_asks_for_another_one() {
+    for request in 0..3 {
+        let scene = Scene::new();
+        let a = scene.open("a");
+        a.sql("UPDATE item SET price = 100 WHERE id = 1; INSERT INTO note VALUES ('pending')");
+        let mut count = 0;
+        let pushed = drive(&a.engine, a.engine.push_changes_to_remote(), &mut |_, perform| {
+            if count == request {
+                foreign(&a.path, "PRAGMA wal_checkpoint(TRUNCATE)");
+            }
+            count += 1;
+            Ok(perform())
+        });
+        if let Err(e) = pushed {
+            assert_eq!((e.category, e.retryable), (Category::Database, true), "{e}");
+        }
+        a.push().unwrap();
+        scene.converge(&[&a]);
+        assert_eq!(a.text("SELECT price FROM item WHERE id = 1"), "100.0");
+    }
+}
+
 #[test]
 fn reading_is_always_fine() {
     let scene = Scene::new();

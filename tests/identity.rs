@@ -132,6 +132,30 @@ fn a_copy_that_pulls_first_keeps_what_only_it_has() {
     assert_eq!(notes(&remote).len(), 4);
 }
 
+/// Its base is lost, so that the log is moved without one. Who wrote what then must not be read off the main file.
+#[test]
+fn a_copy_may_checkpoint_before_it_pulls() {
+    for closes in [false, true] {
+        let (remote, dir, original) = scene();
+        let path = dir.path().join("copy.db");
+        Backup::of(&original.path).put(&path);
+        let mut copy = Replica::open(&path, &remote.url);
+        for text in ["c", "d"] {
+            note(&copy, text);
+            run(&copy.engine, copy.engine.checkpoint()).unwrap();
+        }
+        if closes {
+            drop(copy);
+            copy = Replica::open(&path, &remote.url);
+        }
+        note(&original, "e");
+        original.push().unwrap();
+        copy.pull().unwrap();
+        converge(&remote, &[&original, &copy]);
+        assert_eq!(notes(&remote), ["a", "b", "c", "d", "e"]);
+    }
+}
+
 #[test]
 fn a_copy_that_changes_nothing_needs_no_new_name() {
     let (remote, dir, original) = scene();

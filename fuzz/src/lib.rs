@@ -5,6 +5,7 @@
 
 mod c_abi;
 mod decoders;
+mod direct;
 mod input;
 mod log;
 mod pages;
@@ -13,6 +14,7 @@ mod stream;
 
 pub use c_abi::c_abi;
 pub use decoders::{metadata_json, pipeline_answer, record};
+pub use direct::direct_requests;
 pub use log::change_log;
 pub use pages::{changes_file, revert_file};
 pub use server::server_requests;

@@ -69,6 +69,11 @@ impl Inner {
         let (state, health) = self.base(guard)?;
         if health != BaseHealth::Intact {
             // Nothing to preserve: the next pull fetches the base again. The log must still not grow.
+            if let Some(log) = self.store.own_log()? {
+                state::write(self.path(), busy_timeout, |conn| {
+                    state::set_settled(conn, (log.salts, log.frames))
+                })?;
+            }
             return self.store.checkpoint_without_base(busy_timeout);
         }
         let report = self.store.checkpoint(&base_state(&state), busy_timeout)?;

@@ -329,9 +329,11 @@ impl Task {
         let admission = downloaded.admission;
         // Another remote may give its revisions the same names.
         let exact = downloaded.revision == state.revision && admission == Admission::Own;
+        // Of a file that is a copy, too.
+        let written = downloaded.written || downloaded.whole && self.store.strangers()? > 0;
         let unmoved = downloaded.whole && exact;
         let plan = Plan { unmoved, ..plan };
-        if downloaded.whole && (exact || downloaded.written) {
+        if downloaded.whole && (exact || written) {
             let changes = &downloaded.changes;
             let reference = Reference {
                 base,

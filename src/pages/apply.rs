@@ -66,8 +66,8 @@ impl PageStore {
         writer.execute_batch("BEGIN IMMEDIATE")?;
         fault::point("apply:after-lock")?;
         let (view, new_epoch) = self.view_for_apply(cache.take(), base)?;
-        let saved = view.revert.as_ref().map(|revert| revert.slot().saved);
-        self.check_strangers(&view.snapshot, saved.unwrap_or_default())?;
+        // Also if the base is lost: what was saved of the log was looked at, and may be in the main file.
+        self.check_strangers(&view.snapshot, Revert::slot_of(&self.revert).saved)?;
         let stamp = match &view.revert {
             Some(revert) => revert.slot().stamp,
             None => Stamp::of(&self.main)?,

@@ -34,7 +34,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::Connection;
 
-use crate::error::{Error, Result};
+use crate::error::{Category, Code, Error, Result};
 pub use apply::{ApplyContext, ApplyReport};
 pub use changes::{Changes, ChangesWriter, Left};
 pub use checkpoint::CheckpointReport;
@@ -169,10 +169,19 @@ impl PageStore {
     }
 
     /// Number of transactions in the log that another program has written, behind what is known of it; 0 if nobody cares.
-    /// The base must be intact.
+    /// What was moved into the main file before anybody looked at it may count, whoever wrote it: see [`Self::own_log`].
     pub fn strangers(&self) -> Result<u32> {
         let snapshot = Snapshot::read(&self.main)?;
         self.count_strangers(&snapshot, Revert::slot_of(&self.revert).saved)
+    }
+
+    /// The log as it is now, if another program has written nothing of it: to be declared known before it is moved
+    /// into the main file without a base. Behind that, nobody can tell any more what was there before.
+    pub fn own_log(&self) -> Result<Option<WalMark>> {
+        let snapshot = Snapshot::read(&self.main)?;
+        let strangers = self.count_strangers(&snapshot, Revert::slot_of(&self.revert).saved)?;
+        let log = snapshot.log()?.mark;
+        Ok((strangers == 0).then_some(log))
     }
 
     fn count_strangers(&self, snapshot: &Snapshot, saved: WalMark) -> Result<u32> {
@@ -295,6 +304,12 @@ const COPIED: &str = "the main file is another file than it was";
 /// Why a base is lost whose main file has another stamp.
 const WRITTEN: &str = "the main file was changed by somebody else";
 
+/// An operation has found out on its way: the next one fetches the base, and knows what to ask.
 fn base_lost(reason: String) -> Error {
-    Error::corrupt(format!("the base is lost and must be fetched again: {reason}"))
+    Error::new(
+        Category::Database,
+        Code::BusySnapshot,
+        format!("the base is lost and must be fetched again: {reason}; repeat the operation"),
+    )
+    .retry()
 }

@@ -301,15 +301,16 @@ fn hostile_pages() {
 
 #[test]
 fn cut_answers() {
-    let whole = answer(
-        &PullHeader {
-            page_count: Some(2),
-            ..header(3)
-        },
-        &[0, 2],
-    );
+    let counted = PullHeader {
+        page_count: Some(2),
+        ..header(3)
+    };
+    let whole = answer(&counted, &[0, 2]);
+    let between = [&[][..], &[0]].map(|pages| answer(&counted, pages).len());
+    // Under Miri not all of them, which takes half an hour.
+    let lens = (0..whole.len()).filter(|len| !cfg!(miri) || len % 200 == 0 || between.contains(len));
     let mut ends = 0;
-    for len in 0..whole.len() {
+    for len in lens {
         let error = decode(&whole[..len]).unwrap_err();
         assert!(
             error.message.contains("cut short") && error.retryable,

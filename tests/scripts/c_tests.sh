@@ -96,24 +96,6 @@ built_by_make() {
     done
 }
 
-check "the examples compile without a warning" built_by_make
-for example in $examples; do
-    check "$example compiles with sanitizers" sanitized "$example"
-done
-
-# ------------------------------------------------------------------------------------------------------- the server
-
-# The address comes through a pipe, so that nothing has to be tried again and again.
-TURSO_AUTH_TOKEN=secret-of-the-c-tests
-export TURSO_AUTH_TOKEN
-mkfifo "$work/address"
-TURSO_SYNC_AUTH_TOKEN=$TURSO_AUTH_TOKEN "$out/turso-sync-server" 127.0.0.1:0 "$work/server.db" \
-    > "$work/address" 2> "$work/server.log" &
-server=$!
-read -r line < "$work/address"
-url=$(echo "$line" | sed -n 's/^listening on \(http:[^ ]*\).*$/\1/p')
-check "the server listens" test -n "$url"
-
 # succeeds COMMAND...: the command ends with 0, and no sanitizer and not valgrind had anything to say.
 succeeds() {
     "$@" 2> "$work/complaints"
@@ -136,6 +118,53 @@ refused() {
 # Only what is lost for good counts: the Rust runtime keeps some memory, reachable until the end, on purpose.
 valgrind="valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible
     --show-leak-kinds=definite,indirect,possible"
+
+# finds FAULT WORDS COMMAND...: the tool that runs tests/c/fault.c ends with an error and says so. One that is switched off,
+# by a flag or the environment, would find nothing in the examples either.
+finds() {
+    fault=$1
+    words=$2
+    shift 2
+    "$@" "$fault" > "$work/complaints" 2>&1
+    code=$?
+    cat "$work/complaints"
+    [ "$code" -ne 0 ] && grep -q "$words" "$work/complaints"
+}
+
+fault_compiles() {
+    # Warnings are on: it does nothing that a compiler could see.
+    $CC $strict tests/c/fault.c -o "$work/plain/fault" &&
+        $CC $strict -fsanitize=address,undefined -fno-sanitize-recover=all tests/c/fault.c -o "$work/sanitized/fault"
+}
+
+check "the faults compile" fault_compiles
+check "a program without fault is clean" succeeds "$work/sanitized/fault"
+check "AddressSanitizer finds an overflow" finds overflow heap-buffer-overflow "$work/sanitized/fault"
+check "AddressSanitizer finds a use after free" finds "use after free" heap-use-after-free "$work/sanitized/fault"
+check "LeakSanitizer finds a leak" finds leak "detected memory leaks" "$work/sanitized/fault"
+check "UndefinedBehaviorSanitizer finds an overflow" finds arithmetic "signed integer overflow" "$work/sanitized/fault"
+# shellcheck disable=SC2086
+check "valgrind finds an overflow" finds overflow "Invalid read" $valgrind "$work/plain/fault"
+# shellcheck disable=SC2086
+check "valgrind finds a leak" finds leak "definitely lost" $valgrind "$work/plain/fault"
+
+check "the examples compile without a warning" built_by_make
+for example in $examples; do
+    check "$example compiles with sanitizers" sanitized "$example"
+done
+
+# ------------------------------------------------------------------------------------------------------- the server
+
+# The address comes through a pipe, so that nothing has to be tried again and again.
+TURSO_AUTH_TOKEN=secret-of-the-c-tests
+export TURSO_AUTH_TOKEN
+mkfifo "$work/address"
+TURSO_SYNC_AUTH_TOKEN=$TURSO_AUTH_TOKEN "$out/turso-sync-server" 127.0.0.1:0 "$work/server.db" \
+    > "$work/address" 2> "$work/server.log" &
+server=$!
+read -r line < "$work/address"
+url=$(echo "$line" | sed -n 's/^listening on \(http:[^ ]*\).*$/\1/p')
+check "the server listens" test -n "$url"
 
 data=$work/data
 san=$work/sanitized

@@ -10,7 +10,7 @@ use turso_sync::capture::state::{self, FileKind};
 use turso_sync::pages::{BaseHealth, BaseState, PageStore};
 use turso_sync::protocol::pull::{PullDecoder, PullEvent};
 
-use super::node::{Committed, Kind, Node};
+use super::node::{Committed, Kind, Node, Txn};
 use super::support::plain;
 
 /// Why a run is a failure.
@@ -24,6 +24,7 @@ pub const SCHEMA: &str = "
 CREATE TABLE account (id INTEGER PRIMARY KEY, owner INTEGER, balance INTEGER);
 CREATE TABLE ledger (id TEXT PRIMARY KEY, txn TEXT, amount INTEGER);
 CREATE TABLE event (tag TEXT);
+CREATE TABLE stray (tag TEXT PRIMARY KEY, v);
 CREATE TABLE doc (id INTEGER PRIMARY KEY, a, b, c);
 CREATE TABLE uniq (id INTEGER PRIMARY KEY, name TEXT UNIQUE, txn TEXT);
 CREATE TABLE total (id INTEGER PRIMARY KEY, n INTEGER);
@@ -32,7 +33,7 @@ CREATE TABLE clock (owner INTEGER PRIMARY KEY, n INTEGER);
 CREATE TRIGGER counts AFTER INSERT ON ledger BEGIN UPDATE total SET n = n + 1 WHERE id = 1; END;
 ";
 
-/// The rows of the accounts and clocks of `nodes` nodes.
+/// The rows of the accounts and clocks of who writes: `nodes` numbers.
 pub fn accounts(nodes: usize) -> String {
     let account = |owner: usize| {
         (0..ACCOUNTS).map(move |i| {
@@ -110,7 +111,13 @@ pub fn invariants(conn: &Connection) -> Checked {
     none(
         conn,
         "an event without its ledger",
-        "SELECT tag FROM event WHERE tag NOT LIKE 's%' EXCEPT SELECT txn FROM ledger",
+        "SELECT tag FROM event WHERE tag NOT LIKE 's%' AND tag NOT LIKE 'f%' EXCEPT SELECT txn FROM ledger",
+    )?;
+    none(
+        conn,
+        "half of what another program has written",
+        "SELECT * FROM (SELECT tag FROM event WHERE tag LIKE 'f%' EXCEPT SELECT tag FROM stray)
+         UNION SELECT * FROM (SELECT tag FROM stray EXCEPT SELECT tag FROM event)",
     )?;
     let sum = ACCOUNTS * START;
     none(
@@ -258,7 +265,7 @@ pub fn after_death(node: &mut Node, power_lost: bool) -> Checked {
     let mut left = Vec::new();
     for mut txn in std::mem::take(&mut node.txns) {
         let there = tags.contains(&txn.tag);
-        if txn.kind == Kind::Risky && !there {
+        if node.may_take_out(txn.kind) && !there {
             // Taken out, or lost.
             if power_lost && txn.committed != Committed::Durable {
                 txn.committed = Committed::Unknown;
@@ -302,13 +309,25 @@ pub fn node(node: &mut Node) -> Checked {
         return Ok(());
     }
     let tags = tags(&conn)?;
-    let gone = |txn: &&super::node::Txn| {
-        txn.kind != Kind::Risky && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)
-    };
-    match node.txns.iter().find(gone) {
-        None => Ok(()),
-        Some(txn) => Err(format!("node {}: {} is gone", node.number, txn.tag)),
+    if let Some(gone) = gone(node, &tags) {
+        return Err(format!("node {}: {gone} is gone", node.number));
     }
+    let back = |txn: &&Txn| txn.kind == Kind::Discarded && tags.contains(&txn.tag);
+    match node.txns.iter().find(back) {
+        None => Ok(()),
+        Some(txn) => Err(format!(
+            "node {}: {} was discarded, and is there",
+            node.number, txn.tag
+        )),
+    }
+}
+
+/// A transaction of the node that must be there and is not among `tags`.
+pub fn gone<'a>(node: &'a Node, tags: &BTreeSet<String>) -> Option<&'a str> {
+    let gone = |txn: &&Txn| {
+        !node.may_take_out(txn.kind) && txn.committed != Committed::Unknown && !tags.contains(&txn.tag)
+    };
+    node.txns.iter().find(gone).map(|txn| txn.tag.as_str())
 }
 
 /// The remote's pages by revision.

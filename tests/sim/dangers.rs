@@ -91,12 +91,16 @@ impl World {
 
     pub fn look(&mut self, rng: &mut Rng) -> Checked {
         let n = rng.below(self.nodes.len());
-        if !self.dead(n) {
-            let node = &mut self.nodes[n];
-            disk::looking(node.machine, || check::node(node))?;
-            self.base(n)?;
+        match self.dead(n) {
+            true => Ok(()),
+            false => self.look_at(n),
         }
-        Ok(())
+    }
+
+    pub fn look_at(&mut self, n: usize) -> Checked {
+        let node = &mut self.nodes[n];
+        disk::looking(node.machine, || check::node(node))?;
+        self.base(n)
     }
 
     pub fn base(&mut self, n: usize) -> Checked {
@@ -104,9 +108,11 @@ impl World {
         let intact = disk::looking(node.machine, || check::base(&node.path, &self.bases));
         self.statistics.checks += 1;
         let intact = intact.map_err(|violation| format!("node {n}: {violation}"))?;
-        if !intact {
+        if intact {
+            (self.nodes[n].base_in_doubt, self.nodes[n].copied) = (false, false);
+        } else {
             self.statistics.bases_lost += 1;
-            if !self.nodes[n].disk_failed {
+            if !self.nodes[n].disk_failed && !self.nodes[n].base_in_doubt {
                 return Err(format!(
                     "node {n}: the base is lost, although the disk never failed"
                 ));

@@ -1,6 +1,6 @@
 //! The end: everything works again, and all arrive at the same state.
 
-use turso_sync::engine::Resolution;
+use turso_sync::engine::{Conflict, Resolution};
 use turso_sync::error::{Category, Error};
 use turso_sync::io::{SyncEngineIoRequest, files};
 
@@ -8,7 +8,7 @@ use super::check::{self, Checked, Violation};
 use super::disk;
 use super::host::drop_or_not;
 use super::net::{self, Flight, Mishap};
-use super::node::{Committed, Kind, Outcome};
+use super::node::{Host, Outcome};
 use super::rng::Rng;
 use super::scenarios::difference;
 use super::support::{Tables, plain, tables};
@@ -24,6 +24,8 @@ impl World {
             power: false,
             errors: false,
             restore: false,
+            copies: false,
+            strangers: false,
         };
         for machine in (0..self.nodes.len())
             .map(|at| self.nodes[at].machine)
@@ -37,10 +39,9 @@ impl World {
                 self.serve(host, None, path, &body)?;
             }
         }
-        for at in 0..self.hosts.len() {
-            self.hosts[at].die();
-        }
-        // The first host of each node has its number.
+        // From now on each node has one host, with its number.
+        self.hosts.iter_mut().for_each(Host::die);
+        self.hosts = (0..self.nodes.len()).map(Host::of).collect();
         for at in 0..self.nodes.len() {
             self.open(at);
             let opened = self.drive(at)?;
@@ -65,8 +66,8 @@ impl World {
         Err("no end of syncing".into())
     }
 
-    /// Drives the only operation of a node to its end.
-    fn drive(&mut self, at: usize) -> Result<Result<Outcome, Error>, Violation> {
+    /// Drives the newest operation of a host to its end, over a network that works.
+    pub fn drive(&mut self, at: usize) -> Result<Result<Outcome, Error>, Violation> {
         let mut running = self.hosts[at].running.pop().unwrap();
         let engine = self.hosts[at].engine.clone().unwrap();
         for _ in 0..10_000 {
@@ -85,15 +86,17 @@ impl World {
                 match item.request() {
                     SyncEngineIoRequest::Http(http) => {
                         let (path, body) = (http.path.clone(), http.body.clone());
+                        let others = self.net.flights.len();
                         self.serve(at, Some(item), path, &body)?;
                         if let Some(Flight::Answer {
                             item, status, body, ..
-                        }) = self.net.flights.pop()
+                        }) = self.net.flights.drain(others..).next()
                         {
                             net::deliver(&item, status, body, Mishap::None, &mut Rng::new(0, 0));
                         }
                     }
-                    _ => files::perform(&item).map_err(|e| format!("node {at}: {e}"))?,
+                    // If it fails, so does the operation.
+                    _ => drop(files::perform(&item)),
                 }
             }
         }
@@ -118,9 +121,19 @@ impl World {
             }
             _ => {}
         }
-        // A disk that fails in the middle of a checkpoint leaves what another program could have written.
-        let foreign = |e: &Error| e.category == Category::Foreign && self.nodes[at].disk_failed;
-        let refused = astray || pulled.as_ref().is_err_and(foreign);
+        if let Err(e) = &pulled
+            && e.category == Category::Foreign
+            && !astray
+        {
+            self.explain(at, e, 0)?;
+            self.decide(at, rng)?;
+            let conflicts = self.open_conflicts(&engine).map_err(|e| e.to_string())?;
+            if !conflicts.is_empty() {
+                self.resolve_one(at, &conflicts, rng)?;
+            }
+            return Ok(true);
+        }
+        let refused = astray;
         self.nodes[at].refused = refused;
         let mut predicted = None;
         if pulled.is_ok() {
@@ -131,7 +144,7 @@ impl World {
             Outcome::Done
         });
         let pushed = self.drive(at)?;
-        let conflicts = engine.conflicts().map_err(|e| e.to_string())?;
+        let conflicts = self.open_conflicts(&engine).map_err(|e| e.to_string())?;
         match pushed {
             Ok(_) => {}
             // What it has is safe, here or there; it must not go on without its user's word.
@@ -160,19 +173,28 @@ impl World {
             return Ok(false);
         }
         if !conflicts.is_empty() {
-            let conflict = rng.pick(&conflicts);
-            let resolution = *rng.pick(&[Resolution::Overwrite, drop_or_not(conflict)]);
-            self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
-            let op = engine.resolve_conflict(conflict.txn_id, resolution);
-            self.hosts[at].start(&self.nodes[at], "resolve", op, |()| Outcome::Done);
-            if let Err(e) = self.drive(at)?
-                && e.category != Category::Conflict
-            {
-                return Err(format!("node {at} cannot resolve: {e}"));
-            }
+            self.resolve_one(at, &conflicts, rng)?;
             return Ok(true);
         }
         Ok(matches!(pulled, Ok(Outcome::Pulled(true))))
+    }
+
+    fn resolve_one(&mut self, at: usize, conflicts: &[Conflict], rng: &mut Rng) -> Checked {
+        let Some(engine) = self.hosts[at].engine.clone() else {
+            return Ok(());
+        };
+        let conflict = rng.pick(conflicts);
+        let resolution = *rng.pick(&[Resolution::Overwrite, drop_or_not(conflict)]);
+        self.say(format!("node {at}: {resolution:?} for {conflict:?}"));
+        let op = engine.resolve_conflict(conflict.txn_id, resolution);
+        self.hosts[at].start(&self.nodes[at], "resolve", op, |()| Outcome::Done);
+        match self.drive(at)? {
+            // There may be more of them, or something to decide about first.
+            Err(e) if !matches!(e.category, Category::Conflict | Category::Foreign) => {
+                Err(format!("node {at} cannot resolve: {e}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn compare(&mut self) -> Checked {
@@ -189,6 +211,9 @@ impl World {
         }
         drop(conn);
         self.remote_tags()?;
+        if let Some(gone) = self.arrived.difference(&tags).next() {
+            return Err(format!("{gone} had arrived, and is gone"));
+        }
         for at in 0..self.nodes.len() {
             let local = self.shared(at);
             let refused = self.nodes[at].refused;
@@ -201,11 +226,8 @@ impl World {
             }
             check::node(&mut self.nodes[at])?;
             self.base(at)?;
-            let gone = |t: &&super::node::Txn| {
-                t.kind != Kind::Risky && t.committed != Committed::Unknown && !tags.contains(&t.tag)
-            };
-            if let (false, Some(txn)) = (refused, self.nodes[at].txns.iter().find(gone)) {
-                return Err(format!("{} never arrived", txn.tag));
+            if let (false, Some(gone)) = (refused, check::gone(&self.nodes[at], &tags)) {
+                return Err(format!("{gone} never arrived"));
             }
             // The next to open tidies up, if it is an hour later.
             self.time_goes_by(3600);
@@ -214,8 +236,8 @@ impl World {
             let opened = self.drive(at)?;
             opened.map_err(|e| format!("node {at} cannot be opened again: {e}"))?;
             self.hosts[at].die();
-            // Without a base nothing can be moved before its user has decided.
-            if !(self.nodes[at].refused && self.nodes[at].disk_failed) {
+            // What waits for a decision stays in the log.
+            if !(self.nodes[at].refused && (self.nodes[at].disk_failed || self.nodes[at].visited)) {
                 check::quiet(&self.nodes[at].path).map_err(|v| format!("node {at}: {v}"))?;
             }
         }

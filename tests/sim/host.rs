@@ -1,6 +1,6 @@
 //! What hosts do: open, start operations, resume, answer, close.
 
-use turso_sync::engine::{Conflict, DatabaseSyncEngine, Resolution};
+use turso_sync::engine::{Conflict, ConflictState, DatabaseSyncEngine, Resolution};
 use turso_sync::error::{Category, Code, Error};
 use turso_sync::io::{SyncEngineIoRequest, files};
 
@@ -158,12 +158,20 @@ impl World {
         self.say(format!("host {at}: {name}"));
     }
 
+    /// What is set aside in one file may be pending in its copy, or set aside there, too: whoever restores it must know.
+    pub fn open_conflicts(&self, engine: &DatabaseSyncEngine) -> Result<Vec<Conflict>, Error> {
+        let mut conflicts = engine.conflicts()?;
+        if self.statistics.copies + self.statistics.put_back > 0 {
+            conflicts.retain(|conflict| conflict.state != ConflictState::SetAside);
+        }
+        Ok(conflicts)
+    }
+
     fn resolve(&mut self, at: usize, rng: &mut Rng) -> &'static str {
-        let host = &mut self.hosts[at];
-        let Some(engine) = host.engine.clone() else {
+        let Some(engine) = self.hosts[at].engine.clone() else {
             return "nothing";
         };
-        let conflicts = engine.conflicts().unwrap_or_default();
+        let conflicts = self.open_conflicts(&engine).unwrap_or_default();
         if conflicts.is_empty() {
             return "nothing";
         }
@@ -176,6 +184,7 @@ impl World {
         ]);
         self.statistics.conflicts += 1;
         let op = engine.resolve_conflict(conflict.txn_id, resolution);
+        let host = &mut self.hosts[at];
         host.start(&self.nodes[host.node], "resolve", op, |()| Outcome::Done);
         self.say(format!("{resolution:?} for {}", conflict.txn_id));
         "resolve"
@@ -213,6 +222,12 @@ impl World {
             self.promised = Some(n);
         }
         if promises && !self.dead(n) {
+            self.base(n)?;
+            // Without a base, a checkpoint has nothing to lose.
+            if ended.name != "checkpoint" || !self.nodes[n].base_in_doubt {
+                self.unnoticed(n, ended.committed.0)
+                    .map_err(|violation| format!("host {at} {}: {violation}", ended.name))?;
+            }
             let node = &mut self.nodes[n];
             node.epoch = disk::looking(node.machine, || check::epoch(&node.path))?;
         }
@@ -245,7 +260,7 @@ impl World {
     }
 
     /// Errors that nothing explains are violations.
-    fn explain(&mut self, n: usize, e: &Error, troubles_then: u64) -> Checked {
+    pub fn explain(&mut self, n: usize, e: &Error, troubles_then: u64) -> Checked {
         if self.dead(n) {
             return Ok(());
         }
@@ -257,6 +272,7 @@ impl World {
         let never = match e.category {
             Category::Internal | Category::Usage => true,
             Category::Identity => !node.was_astray,
+            Category::Foreign => !node.visited && !node.disk_failed,
             Category::Protocol => !troubled,
             _ => false,
         };

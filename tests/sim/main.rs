@@ -6,6 +6,7 @@
 #![cfg(target_os = "linux")]
 
 mod check;
+mod copies;
 mod crash_points;
 mod dangers;
 mod disk;
@@ -18,6 +19,7 @@ mod rig;
 mod rng;
 mod scenarios;
 mod sql;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 mod syscalls;

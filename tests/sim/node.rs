@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use turso_sync::capture::Connection;
 use turso_sync::engine::{
-    ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts, DbChangesStatus, Environment, ProtocolVersion,
+    ConflictPolicy, DatabaseSyncEngine, DatabaseSyncEngineOpts, DbChangesStatus, Environment, ForeignPolicy,
+    ProtocolVersion,
 };
 use turso_sync::error::Result;
 use turso_sync::io::{IoItem, Operation, OperationStatus};
@@ -74,6 +75,10 @@ pub enum Kind {
     Tick,
     /// It only adds two rows to the table of what came before the first download.
     Early,
+    /// Another program has written it, and nobody has decided about it. It leaves its tag.
+    Stray,
+    /// The same, and it was undone: it must not be there.
+    Discarded,
 }
 
 /// A local transaction and the tag that it left.
@@ -109,12 +114,17 @@ pub struct Host {
 }
 
 impl Host {
+    /// A process that is about to open the replica `node`.
+    pub fn of(node: usize) -> Host {
+        Host {
+            node,
+            ..Host::default()
+        }
+    }
+
     /// Forgets everything that lives in memory.
     pub fn die(&mut self) {
-        *self = Host {
-            node: self.node,
-            ..Host::default()
-        };
+        *self = Host::of(self.node);
     }
 
     pub fn start<T: 'static>(
@@ -139,6 +149,7 @@ impl Host {
 
 /// A replica, and what it must not forget.
 pub struct Node {
+    /// Names what it writes: nobody else writes these rows.
     pub number: usize,
     pub machine: usize,
     pub path: PathBuf,
@@ -157,6 +168,12 @@ pub struct Node {
     pub troubles: u64,
     /// A call on the disk has failed, otherwise than by death: the base may have to be fetched again.
     pub disk_failed: bool,
+    /// Another program has had the file open: it may have moved the log, and may have to be decided about.
+    pub visited: bool,
+    /// The file is a copy, or was put back, and no base of its own has been seen since.
+    pub copied: bool,
+    /// The base may have to be fetched again, as the file was copied, or another program has moved its log.
+    pub base_in_doubt: bool,
     /// Its base was a state that the remote had lost.
     pub was_astray: bool,
     /// In the end it must not sync until its user decides.
@@ -164,7 +181,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(number: usize, machine: usize, path: PathBuf, rng: &mut Rng) -> Node {
+    pub fn new(number: usize, machine: usize, path: PathBuf, alone: bool, rng: &mut Rng) -> Node {
         let policies = [
             ConflictPolicy::Stop,
             ConflictPolicy::Overwrite,
@@ -178,6 +195,11 @@ impl Node {
             push_operations_threshold: *rng.pick(&[0, 1, 7]),
             pull_bytes_threshold: *rng.pick(&[0, 0, 5000, 20_000]),
             conflict_policy: *rng.pick(&policies),
+            foreign_policy: match alone {
+                // Over what others have pushed meanwhile, what is adopted wins: no counter would be right then.
+                true => *rng.pick(&[ForeignPolicy::Stop, ForeignPolicy::Adopt, ForeignPolicy::Discard]),
+                false => *rng.pick(&[ForeignPolicy::Stop, ForeignPolicy::Stop, ForeignPolicy::Discard]),
+            },
             protocol_version_hint: *rng.pick(&[
                 ProtocolVersion::Auto,
                 ProtocolVersion::Compatible,
@@ -202,6 +224,9 @@ impl Node {
             epoch: 0,
             troubles: 0,
             disk_failed: false,
+            visited: false,
+            copied: false,
+            base_in_doubt: false,
             was_astray: false,
             refused: false,
         }
@@ -210,6 +235,15 @@ impl Node {
     /// It has a table of its own that is never pushed.
     pub fn has_cache(&self) -> bool {
         !self.opts.tables_ignore.is_empty()
+    }
+
+    /// Nobody promises that such a transaction stays.
+    pub fn may_take_out(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Risky | Kind::Discarded => true,
+            Kind::Stray => self.opts.foreign_policy == ForeignPolicy::Discard || self.disk_failed,
+            Kind::Plain | Kind::Tick | Kind::Early => false,
+        }
     }
 
     /// The first `count` transactions are durable now, and what the clock showed then.

@@ -100,7 +100,7 @@ impl World {
         ));
         self.statistics.restores += 1;
         let conn = plain(&self.server_path);
-        for owner in 0..self.nodes.len() {
+        for owner in 0..self.remote_clock.len() {
             self.remote_clock[owner] = check::clock(&conn, owner)?;
         }
         drop(conn);

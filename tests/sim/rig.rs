@@ -15,6 +15,7 @@ use turso_sync::protocol::pipeline::{BatchBuilder, BatchResult};
 use turso_sync::server::LocalServer;
 
 use super::check::{self, Bases, Checked, Violation};
+use super::copies::{Files, How};
 use super::disk::{self, Disk, Fate, Survival};
 use super::node::VirtualEnvironment;
 use super::rng::Rng;
@@ -213,6 +214,30 @@ impl Rig {
     pub fn sql(&mut self, sql: &str) -> Result<()> {
         let conn = self.conn.as_ref().ok_or_else(|| Error::misuse("no connection"))?;
         conn.execute_batch(sql)
+    }
+
+    /// Another program runs `sql` on the replica's file, with a SQLite of its own; it closes the file, or dies.
+    pub fn foreign(&mut self, sql: &str, dies: bool) {
+        let conn = rusqlite::Connection::open(&self.path).unwrap();
+        let no_checkpoint = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        conn.set_db_config(no_checkpoint, dies).unwrap();
+        conn.execute_batch(sql).unwrap();
+        self.base_may_be_lost = true;
+    }
+
+    pub fn settle_foreign(&mut self, policy: ForeignPolicy) -> Result<()> {
+        self.run(|engine| engine.settle_foreign_changes(policy))
+    }
+
+    /// Puts back what the replica, which is closed, was when `files` were taken.
+    pub fn put_back(&mut self, files: &Files, in_place: bool) {
+        let how = How {
+            in_place,
+            metadata_too: true,
+            times_too: true,
+        };
+        files.put(&self.path, how);
+        self.base_may_be_lost = true;
     }
 
     /// A transaction of somebody else, on the remote.

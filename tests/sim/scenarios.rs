@@ -1,9 +1,10 @@
 //! What is going on when somebody dies.
 
-use turso_sync::engine::{ConflictPolicy, Resolution};
+use turso_sync::engine::{ConflictPolicy, ForeignPolicy, Resolution};
 use turso_sync::error::Result;
 
 use super::check;
+use super::copies::Files;
 use super::disk::Survival;
 use super::rig::{Point, Rig, Victim};
 use super::rng::Rng;
@@ -269,6 +270,41 @@ fn base_lost() -> Rig {
     rig
 }
 
+const STRAY: &str = "BEGIN; INSERT INTO event VALUES ('f1'); INSERT INTO stray VALUES ('f1', 1);
+     UPDATE doc SET c = 'foreign' WHERE id IN (2, 11); CREATE TABLE foreign1 (x); COMMIT";
+
+/// Another program has written into the log.
+fn visited() -> Rig {
+    let mut rig = pending();
+    rig.foreign(STRAY, true);
+    rig
+}
+
+/// The same, and it has moved the log, so that the base is lost.
+fn visited_and_moved() -> Rig {
+    let mut rig = closed();
+    rig.foreign(STRAY, false);
+    rig.create().unwrap();
+    rig
+}
+
+/// An old state was put back, which has not heard of `t9`, and has gone on.
+fn old_state(in_place: bool) -> Rig {
+    let mut rig = closed();
+    let files = Files::of(&rig.path);
+    rig.create().unwrap();
+    rig.transaction("t9", &["UPDATE doc SET a = 9 WHERE id = 9"])
+        .unwrap();
+    rig.push().unwrap();
+    rig.close();
+    rig.put_back(&files, in_place);
+    rig.promised.remove("t9");
+    rig.create().unwrap();
+    rig.transaction("t10", &["UPDATE doc SET b = 'ten' WHERE id = 10"])
+        .unwrap();
+    rig
+}
+
 fn with_reader(mut rig: Rig) -> Rig {
     let reader = super::support::plain(&rig.path);
     reader.execute_batch("BEGIN; SELECT count(*) FROM doc").unwrap();
@@ -482,6 +518,20 @@ pub fn all() -> Vec<Scenario> {
         checkpoint_and_commit,
     );
     add("checkpoint and pull", many_pulled, checkpoint_and_pull);
+    for (name, prepare) in [
+        ("adopt", visited as fn() -> Rig),
+        ("adopt what was moved", visited_and_moved),
+    ] {
+        add(name, prepare, |rig| rig.settle_foreign(ForeignPolicy::Adopt));
+    }
+    for (name, prepare) in [
+        ("discard", visited as fn() -> Rig),
+        ("discard what was moved", visited_and_moved),
+    ] {
+        add(name, prepare, |rig| rig.settle_foreign(ForeignPolicy::Discard));
+    }
+    add("push of an old state", || old_state(true), push);
+    add("pull of an old state in new files", || old_state(false), pull);
     add("close", pending, close);
     add("close after a pull", many_pulled, close);
     scenarios.extend([

@@ -76,7 +76,7 @@ impl World {
                 match txn.kind {
                     Kind::Tick => node.clock += i64::from(!dead),
                     Kind::Early => node.early += 2 * i64::from(full && !dead),
-                    Kind::Plain | Kind::Risky => node.txns.push(txn),
+                    _ => node.txns.push(txn),
                 }
                 if full && !dead {
                     node.durable((node.txns.len(), node.clock));

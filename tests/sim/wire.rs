@@ -4,6 +4,7 @@ use turso_sync::io::IoItem;
 
 use super::check::{self, Checked};
 use super::net::{self, Flight, Mishap};
+use super::node::{Kind, Txn};
 use super::rng::Rng;
 use super::support::plain;
 use super::world::World;
@@ -220,11 +221,9 @@ impl World {
     pub fn remote_tags(&mut self) -> Checked {
         let tags = check::tags(&plain(&self.server_path))?;
         for tag in tags {
-            let known = self
-                .nodes
-                .iter()
-                .any(|node| node.txns.iter().any(|txn| txn.tag == tag));
-            if !known {
+            let of_a_node = |txn: &Txn| txn.tag == tag && txn.kind != Kind::Discarded;
+            let known = self.nodes.iter().any(|node| node.txns.iter().any(of_a_node));
+            if !known && !self.overwritten.contains(&tag) {
                 return Err(format!(
                     "{tag} is on the remote, but its replica has lost it or never had it"
                 ));

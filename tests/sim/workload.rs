@@ -84,6 +84,29 @@ pub fn early(node: &mut Node, sql: &mut Vec<String>) -> Txn {
     }
 }
 
+/// What another program writes: rows of its own, some of everybody's, and now and then a table.
+pub fn stray(node: &mut Node, rng: &mut Rng, sql: &mut Vec<String>) -> Txn {
+    node.next_tag += 1;
+    let tag = format!("f{}.{}", node.number, node.next_tag);
+    sql.push("BEGIN IMMEDIATE".into());
+    sql.push(format!("INSERT INTO event VALUES ('{tag}')"));
+    for _ in 0..rng.below(3) {
+        document(node, rng, sql);
+    }
+    if rng.one_in(6) {
+        let name = format!("foreign{}_{}", node.number, node.next_tag);
+        sql.push(format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY, v)"));
+        sql.push(format!("INSERT INTO {name} (v) VALUES (1), (zeroblob(5000))"));
+    }
+    sql.push(format!("INSERT INTO stray VALUES ('{tag}', 1)"));
+    sql.push("COMMIT".into());
+    Txn {
+        tag,
+        committed: Committed::Unknown,
+        kind: Kind::Stray,
+    }
+}
+
 /// A change of rows that everybody changes.
 fn document(node: &Node, rng: &mut Rng, sql: &mut Vec<String>) {
     let id = rng.below(40);

@@ -1,5 +1,6 @@
 //! Everything together: what can happen, one step at a time.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -8,12 +9,16 @@ use std::time::Duration;
 use turso_sync::server::LocalServer;
 
 use super::check::{self, Bases, Checked};
+use super::copies::Snapshot;
 use super::disk::{self, Disk};
 use super::net::Network;
 use super::node::{Host, Node};
 use super::restore::{Backup, Revisions};
 use super::rng::Rng;
 use super::support::plain;
+
+/// Numbers for replicas that begin as copies.
+const SPARE_NUMBERS: usize = 8;
 
 /// Which dangers there are.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +29,10 @@ pub struct Dangers {
     pub errors: bool,
     /// The server is restored from backups.
     pub restore: bool,
+    /// Replicas are copied, and backups of them put back.
+    pub copies: bool,
+    /// Other programs write replicas' files, and checkpoint them.
+    pub strangers: bool,
 }
 
 pub struct World {
@@ -39,7 +48,16 @@ pub struct World {
     pub revisions: Revisions,
     pub server_machine: usize,
     pub server_path: PathBuf,
+    /// Of replicas.
+    pub snapshots: Vec<Snapshot>,
+    /// What was written in files in whose place others were put.
+    pub overwritten: BTreeSet<String>,
+    /// And what of it had arrived by then.
+    pub arrived: BTreeSet<String>,
+    /// The next number for who writes.
+    pub next_number: usize,
     pub bases: Bases,
+    /// For each number what its clock on the remote has shown.
     pub remote_clock: Vec<i64>,
     /// The node that has just promised durability.
     pub promised: Option<usize>,
@@ -48,7 +66,7 @@ pub struct World {
     /// What has happened, for people.
     pub story: Vec<String>,
     pub statistics: Statistics,
-    _folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 #[derive(Default, Debug, Clone, Copy)]
@@ -65,6 +83,13 @@ pub struct Statistics {
     pub disk_failures: u64,
     pub requests: u64,
     pub restores: u64,
+    pub copies: u64,
+    pub put_back: u64,
+    /// What other programs did with replicas' files.
+    pub visits: u64,
+    /// Decisions about what they wrote.
+    pub adopted: u64,
+    pub discarded: u64,
     /// Replicas that were refused in the end: astray, or with a base that a failing disk has spoilt.
     pub refused: u64,
 }
@@ -83,6 +108,11 @@ impl Statistics {
         self.requests += other.requests;
         self.checks += other.checks;
         self.restores += other.restores;
+        self.copies += other.copies;
+        self.put_back += other.put_back;
+        self.visits += other.visits;
+        self.adopted += other.adopted;
+        self.discarded += other.discarded;
         self.refused += other.refused;
     }
 }
@@ -99,24 +129,27 @@ impl World {
         };
         let (server_machine, server_folder) = machine("server");
         let count = 1 + rng.below(3);
+        let restore = rng.one_in(4);
+        let copies = !restore && rng.one_in(3);
+        let alone = count == 1 && !copies;
         let nodes = (0..count).map(|number| {
             let (machine, folder) = machine(&format!("node{number}"));
-            Node::new(number, machine, folder.join("app.db"), &mut rng)
+            Node::new(number, machine, folder.join("app.db"), alone, &mut rng)
         });
         let nodes: Vec<Node> = nodes.collect();
+        let numbers = count + if copies { SPARE_NUMBERS } else { 0 };
         let second = (0..count).filter(|_| rng.one_in(3));
-        let host = |node| Host {
-            node,
-            ..Host::default()
-        };
-        let hosts: Vec<Host> = (0..count).chain(second.collect::<Vec<_>>()).map(host).collect();
+        let hosts = (0..count).chain(second.collect::<Vec<_>>());
+        let hosts: Vec<Host> = hosts.map(Host::of).collect();
         let any = [true, true, true, false];
         let dangers = Dangers {
             network: *rng.pick(&any),
             death: *rng.pick(&any),
             power: rng.one_in(2),
             errors: rng.one_in(3),
-            restore: rng.one_in(4),
+            restore,
+            copies,
+            strangers: rng.one_in(3),
         };
         let keeps_transactions = rng.one_in(2);
         disk::install(Some(disk));
@@ -132,8 +165,12 @@ impl World {
             revisions: Revisions::default(),
             server_machine,
             server_path: server_folder.join("remote.db"),
+            snapshots: Vec::new(),
+            overwritten: BTreeSet::new(),
+            arrived: BTreeSet::new(),
+            next_number: count,
             bases: Bases::new(),
-            remote_clock: vec![0; count],
+            remote_clock: vec![0; numbers],
             promised: None,
             clock: Arc::default(),
             names: Arc::default(),
@@ -141,14 +178,14 @@ impl World {
                 "{count} nodes, {processes} hosts, {dangers:?}, transactions are kept: {keeps_transactions}"
             )],
             statistics: Statistics::default(),
-            _folder: folder,
+            folder,
         };
         let conn = plain(&world.server_path);
         conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
         conn.execute_batch(&format!(
             "BEGIN; {} {}; COMMIT",
             check::SCHEMA,
-            check::accounts(count)
+            check::accounts(numbers)
         ))
         .unwrap();
         drop(conn);
@@ -212,6 +249,8 @@ impl World {
                 self.host(at, rng)?;
             }
             40..70 => self.network(rng)?,
+            70..75 if self.dangers.strangers => self.stranger(rng)?,
+            75..79 if self.dangers.copies => self.copy_event(rng)?,
             70..92 => {
                 let at = rng.below(self.hosts.len());
                 self.transaction(at, rng)?;
