@@ -39,7 +39,7 @@ const RECENT_TEXTS: usize = 4;
 pub const MAX_PUSH_ANSWER: usize = 64 << 10;
 /// Steps shorter than this are sent as they are, in bytes. Miri cannot call zstd.
 const COMPRESS_FROM: usize = if cfg!(miri) { usize::MAX } else { 512 };
-/// zstd level of a push: 3 takes three times as long for 4% fewer bytes.
+/// zstd level of a push: 3 saves 6% of the bytes of 200,000 inserted rows, and takes a multiple of the time.
 const ZSTD_LEVEL: i32 = 1;
 /// Longest distance that a compressed request may look back, as a power of two: what the receiver must keep.
 const WINDOW_LOG: u32 = 21;
