@@ -28,7 +28,7 @@ impl World {
             return Ok(());
         }
         let replica = disk::looking(node.machine, || check::replica(&node.path))?;
-        if !replica.is_some_and(|conn| check::tags(&conn).is_ok()) {
+        if replica.is_none_or(|conn| check::tags(&conn).is_err()) {
             return Ok(());
         }
         self.visit(n, rng)
