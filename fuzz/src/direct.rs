@@ -53,7 +53,7 @@ fn read(push: &Push) {
     let mut count = 0;
     for step in push.steps().map_while(Result::ok) {
         again.begin_transaction(step.txn_id);
-        again.step(step.sql, &step.args);
+        again.step(step.sql, &step.args());
         count += 1;
     }
     let again = open(again.finish().expect("a push"), usize::MAX).expect("our own push");
@@ -63,8 +63,8 @@ fn read(push: &Push) {
         let two = two.expect("our own step");
         // Bytes, because no NaN equals itself.
         assert_eq!(
-            (one.txn_id, one.sql, encode(&one.args)),
-            (two.txn_id, two.sql, encode(&two.args))
+            (one.txn_id, one.sql, encode(&one.args())),
+            (two.txn_id, two.sql, encode(&two.args()))
         );
     }
 }
