@@ -32,7 +32,8 @@ pub(super) struct Reference<'a> {
 
 impl Inner {
     /// Looks for changes of another program, and does with them what `policy` says; but those that are to be discarded are
-    /// only declared known. Returns what was found. An error of category `Foreign` if nobody has decided.
+    /// only known to the store from now on, as long as nobody asks for the base: a rebuild undoes them, and says so in the
+    /// same transaction. Returns what was found. An error of category `Foreign` if nobody has decided.
     pub(super) fn examine(
         &self,
         reference: &Reference<'_>,
@@ -45,13 +46,13 @@ impl Inner {
             reference.changes,
             BUSY_TIMEOUT,
             |context, writer| {
+                let mark = context.log;
                 match expected_state(context, state, &self.ignored, reference) {
                     // What is pending can be thrown upon the newest state by whoever resolves its conflicts.
                     Err(e)
                         if is_about_content(&e) && !reference.exact && policy == ForeignPolicy::Discard =>
                     {
-                        state::set_settled(writer, (context.log.salts, context.log.frames))?;
-                        return Ok(Difference::default());
+                        return Ok((Difference::default(), mark));
                     }
                     Err(e) if is_about_content(&e) => return Err(unexplained(&e)),
                     result => result?,
@@ -90,11 +91,14 @@ impl Inner {
                     *self.foreign_tables() = found.tables.clone();
                     return Err(undecided(&found.tables, reference));
                 }
-                state::set_settled(writer, (context.log.salts, context.log.frames))?;
-                Ok(found)
+                if policy != ForeignPolicy::Discard || found.is_empty() {
+                    state::set_settled(writer, (mark.salts, mark.frames))?;
+                }
+                Ok((found, mark))
             },
         );
-        let found = compared?;
+        let (found, mark) = compared?;
+        self.store.refuse_strangers(mark);
         self.foreign_tables().clear();
         if !found.is_empty() {
             tracing::info!(tables = ?found.tables, changes = found.changes, ?policy, "changes of another program");
@@ -130,7 +134,7 @@ impl Task {
     pub(super) fn settle(&self, policy: ForeignPolicy, guard: &SyncGuard) -> Result<()> {
         let found = self.examine_log(policy, guard)?;
         if policy == ForeignPolicy::Discard && found.is_some_and(|found| !found.is_empty()) {
-            return self.undo_uncaptured(guard);
+            return self.undo_uncaptured();
         }
         Ok(())
     }
@@ -144,9 +148,9 @@ impl Task {
         Ok(())
     }
 
-    /// Makes the local state anew from the base and what was captured.
-    fn undo_uncaptured(&self, guard: &SyncGuard) -> Result<()> {
-        let (state, _) = self.base(guard)?;
+    /// Makes the local state anew from the base and what was captured, behind [`Inner::examine`].
+    fn undo_uncaptured(&self) -> Result<()> {
+        let state = self.read_state()?;
         let nothing = self.no_changes(state.base_pages)?;
         let base = Base::Known(base_state(&state));
         let plan = Plan {

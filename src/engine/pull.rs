@@ -342,8 +342,6 @@ impl Task {
                 admission,
             };
             self.examine(&reference, &state, policy)?;
-            // What is known of the log is another mark now.
-            self.base(guard)?;
         }
         let changes = &downloaded.changes;
         self.rebuild_admitting(admission, base, &state, changes, &downloaded.revision, &plan)?;

@@ -41,8 +41,9 @@
 //!   for the row.
 //! * A row that a constraint with `ON CONFLICT REPLACE` has replaced without firing DELETE triggers travels as OR REPLACE,
 //!   for the bodies of its triggers, too, if the table has constraints with `IGNORE` or `ROLLBACK` as well.
-//! * Where RAISE(FAIL), or OR FAIL in the body of a trigger, has ended a statement, its row is there and the trigger fails
-//!   again: a conflict.
+//! * Where FAIL has ended a statement in a trigger (`RAISE(FAIL)`, OR FAIL in its body or as the clause of the statement), the
+//!   row is there and the trigger fails again: a conflict. If its body says OR REPLACE or IGNORE, which OR FAIL of the
+//!   statement overrode here, that is what happens there.
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
 //!   what is generated from it.
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a

@@ -7,7 +7,7 @@ use turso_sync::error::{Error, Result};
 use turso_sync::record::Value;
 use turso_sync::replay::{Progress, Purpose, PushGenerator, RebaseReport, ReplayStatement, Transactions};
 
-use crate::program::{Act, Program};
+use crate::program::Program;
 
 struct Arg<'a>(&'a Value);
 
@@ -132,19 +132,25 @@ impl Failed {
         );
     }
 
-    /// True if `failure` may be that of a trigger of `program` that failed here: FAIL in it left rows behind, whose trigger
-    /// then fails there.
+    /// True if `failure` may be that of a trigger of `program` that failed here: FAIL left rows behind, whose trigger then fails
+    /// there, or does what its own clause says, if that of the statement is OR FAIL.
     pub fn explains(&self, failure: &str, program: &Program) -> bool {
         let actions = [&program.actions, &program.others, &program.later]
             .into_iter()
             .flatten();
-        let actions = actions.filter_map(|action| match &action.act {
-            Act::Run(sql) => Some(sql),
-            _ => None,
-        });
-        let fails = |sql: &String| sql.starts_with("CREATE TRIGGER") && sql.contains("FAIL");
-        program.base.iter().chain(actions).any(fails)
-            && self.0.iter().any(|text| failure.ends_with(&format!(": {text}")))
+        let actions = actions.map(|action| action.to_string());
+        let all: Vec<String> = program.base.iter().cloned().chain(actions).collect();
+        let is_trigger = |sql: &str| sql.contains("CREATE TRIGGER");
+        let fails = all.iter().any(|sql| sql.contains("FAIL"));
+        if fails && self.0.iter().any(|text| failure.ends_with(&format!(": {text}"))) {
+            return true;
+        }
+        let or_fail = all.iter().any(|sql| sql.contains("OR FAIL") && !is_trigger(sql));
+        let own_clause = |sql: &String| {
+            let clauses = ["REPLACE", "IGNORE", "ON CONFLICT"];
+            is_trigger(sql) && clauses.iter().any(|clause| sql.contains(clause))
+        };
+        or_fail && !self.0.is_empty() && failure.starts_with("replica < >") && all.iter().any(own_clause)
     }
 }
 
