@@ -437,6 +437,27 @@ fn what_fail_in_a_trigger_has_left_is_a_conflict() {
     }
 }
 
+/// With recursive triggers, REPLACE runs DELETE triggers under its own clause; no DELETE has one.
+#[test]
+fn a_delete_trigger_of_a_replace_that_meets_a_constraint_is_a_conflict() {
+    let base = "CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE TABLE u(x UNIQUE);
+        CREATE TRIGGER tr AFTER DELETE ON t BEGIN UPDATE u SET x = 6 WHERE x = old.id; END;
+        INSERT INTO t VALUES (1), (2); INSERT INTO u VALUES (1), (2);";
+    let replica = Replica::new(base);
+    let connection = replica.open();
+    connection
+        .execute_batch("PRAGMA recursive_triggers = 1; INSERT OR REPLACE INTO t VALUES (1), (2)")
+        .unwrap();
+    connection.close().unwrap();
+    let local = replica.plain();
+    let left: i64 = local
+        .query_row("SELECT count(*) FROM u", [], |r| r.get(0))
+        .unwrap();
+    assert_eq!(left, 1, "the second update replaced the row of the first");
+    let e = rebased(&local, base, 0).unwrap_err();
+    assert_eq!(e.category, Category::Conflict, "{e}");
+}
+
 const RANDOM: &str = "
 CREATE TABLE log(id INTEGER PRIMARY KEY, what, n);
 -- Apart from the log, because actions run behind all triggers there, and before AFTER triggers here.

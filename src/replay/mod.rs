@@ -30,6 +30,8 @@
 //! * With `PRAGMA recursive_triggers` on, a REPLACE fires DELETE triggers here behind BEFORE INSERT triggers, there
 //!   before them. What a trigger did inside itself, or to a row that a REPLACE in a trigger removed, is replayed as changes
 //!   of its own, behind what the other side's trigger has done by then: where both change one row, the order differs.
+//!   The bodies of those DELETE triggers run under REPLACE here; a DELETE has no such clause, so that one that meets a
+//!   constraint there is a conflict.
 //! * Foreign-key actions, and the triggers they fire, run here before AFTER triggers of the row, there behind them.
 //! * A BEFORE trigger that changes rows of its own table and then leaves the row alone, whose nested firing SQLite
 //!   suppresses here, fires there.
