@@ -47,7 +47,8 @@
 //!   row is there and the trigger fails again: a conflict. If its body says OR REPLACE or IGNORE, which OR FAIL of the
 //!   statement overrode here, that is what happens there.
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
-//!   what is generated from it.
+//!   what is generated from it. And it sees NULL here where OR REPLACE is about to put the default of a NOT NULL column, there
+//!   the default.
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a
 //!   key that triggers add to such a table may then have other rowids there, and later changes of them find no row.
 //! * An UPDATE that copies a whole number from a VIRTUAL column of type REAL to a column without REAL affinity stores an
