@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ureq::http::{Request, Response};
+use ureq::http::{Request, Response, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 
@@ -338,7 +338,7 @@ impl Client {
         };
         let status = response.status().as_u16();
         tracing::debug!("{shown}: status {status}");
-        let retry_after = response.headers().get("retry-after");
+        let retry_after = response.headers().get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|wait| wait.to_str().ok()).map(str::to_owned);
         if status == 401 || is_passing(status) {
             let mut body = Vec::new();
@@ -484,7 +484,7 @@ fn wait(control: &Control, pause: Duration) -> bool {
 /// Passes the body on piece by piece. A body that is shorter than announced is a failure.
 fn pass_on(response: Response<Body>, item: &IoItem) -> std::result::Result<(), String> {
     // With a content encoding the length is that of the encoded body, which the HTTP library checks alone.
-    let announced = match response.headers().get("content-encoding") {
+    let announced = match response.headers().get(header::CONTENT_ENCODING) {
         None => response.body().content_length(),
         Some(_) => None,
     };
