@@ -195,3 +195,56 @@ fn undecided(tables: &[String], reference: &Reference<'_>) -> Error {
         ),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{DatabaseSyncEngine, DatabaseSyncEngineOpts};
+    use crate::io::{Operation, OperationStatus, files};
+    use crate::pages::fault::{Action, arm};
+
+    fn run<T>(engine: &DatabaseSyncEngine, mut op: Operation<T>) -> Result<T> {
+        while op.resume()? == OperationStatus::Io {
+            while let Some(item) = engine.io().take_item() {
+                files::perform(&item)?;
+            }
+        }
+        Ok(op.take_result().unwrap())
+    }
+
+    /// Whoever dies between the decision and what it does must be asked again.
+    #[test]
+    fn changes_that_were_not_undone_yet_are_not_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let opts = DatabaseSyncEngineOpts {
+            path: path.to_str().unwrap().to_owned(),
+            client_name: "test".into(),
+            ..Default::default()
+        };
+        let engine = DatabaseSyncEngine::new(opts).unwrap();
+        run(&engine, engine.create_db()).unwrap();
+        let conn = run(&engine, engine.connect_rw()).unwrap();
+        conn.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES ('ours')")
+            .unwrap();
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("INSERT INTO t VALUES ('theirs')").unwrap();
+        let rows = || -> i64 {
+            let sql = "SELECT count(*) FROM t";
+            other.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        let settle = |policy| run(&engine, engine.settle_foreign_changes(policy));
+        for point in ["apply:after-prepare", "apply:before-commit"] {
+            arm(Some((point, Action::Fail)));
+            let failed = settle(ForeignPolicy::Discard);
+            arm(None);
+            assert!(failed.is_err(), "{point}");
+            assert_eq!(rows(), 2, "{point}");
+            let e = settle(ForeignPolicy::Stop).unwrap_err();
+            assert_eq!(e.category, Category::Foreign, "{point}: {e}");
+        }
+        settle(ForeignPolicy::Discard).unwrap();
+        assert_eq!(rows(), 1);
+        settle(ForeignPolicy::Stop).unwrap();
+    }
+}
