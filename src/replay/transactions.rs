@@ -194,24 +194,28 @@ mod tests {
     use super::*;
     use crate::capture::log::{ChangeType, create_local_tables, write_entry};
 
+    fn write(conn: &Connection, change_id: i64, txn_id: i64) {
+        let entry = LogEntry {
+            change_id,
+            change_time: 0,
+            txn_id,
+            change_type: ChangeType::Delete,
+            table: "t".into(),
+            rowid: 1,
+            before: None,
+            after: None,
+            updates: None,
+            depth: 0,
+        };
+        write_entry(conn, &entry).unwrap();
+    }
+
     /// SQLite's work for reading a log of `count` transactions, each longer than a page of entries.
     fn work(count: i64) -> u64 {
         let conn = Connection::open_in_memory().unwrap();
         create_local_tables(&conn).unwrap();
         for change_id in 1..=count * 3 {
-            let entry = LogEntry {
-                change_id,
-                change_time: 0,
-                txn_id: (change_id - 1) / 3 * 3 + 1,
-                change_type: ChangeType::Delete,
-                table: "t".into(),
-                rowid: 1,
-                before: None,
-                after: None,
-                updates: None,
-                depth: 0,
-            };
-            write_entry(&conn, &entry).unwrap();
+            write(&conn, change_id, (change_id - 1) / 3 * 3 + 1);
         }
         let steps = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
         let counted = steps.clone();
@@ -251,19 +255,7 @@ mod tests {
             (12, 8),
             (13, 13),
         ] {
-            let entry = LogEntry {
-                change_id,
-                change_time: 0,
-                txn_id,
-                change_type: ChangeType::Delete,
-                table: "t".into(),
-                rowid: 1,
-                before: None,
-                after: None,
-                updates: None,
-                depth: 0,
-            };
-            write_entry(&conn, &entry).unwrap();
+            write(&conn, change_id, txn_id);
         }
         for page in 1..12 {
             let mut transactions = Transactions::with_page(&conn, LOG_TABLE, 1, page);
