@@ -14,7 +14,7 @@ use support::*;
 use turso_sync::capture::lineage::Writer;
 use turso_sync::capture::{Connection, OpenOptions};
 use turso_sync::engine::ForeignPolicy;
-use turso_sync::error::{Category, Result};
+use turso_sync::error::{Category, Code, Result};
 
 const SHOP: &str = "
 CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, price REAL);
@@ -669,6 +669,35 @@ fn copies_that_adopt_different_changes_of_other_programs_keep_them_all() {
     }
     converge(&remote, &[&replicas[0], &replicas[1]]);
     assert_eq!(notes(&remote), ["a", "b", "theirs in a", "theirs in the copy"]);
+}
+
+/// What a push reads must be one state of the file: changes that are newer than the lineage beside them belong to nobody.
+#[test]
+fn writers_that_begin_while_a_push_reads_make_no_copy() {
+    let (remote, _dir, a) = scene();
+    let before = client_id(&a);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let pusher = Replica::open(&a.path, &remote.url);
+                    match pusher.push() {
+                        Err(e) if e.code != Code::Busy => panic!("{e}"),
+                        _ => {}
+                    }
+                }
+            });
+        }
+        for i in 0..400 {
+            let writer = Replica::open(&a.path, &remote.url);
+            note(&writer, &format!("writer {i}"));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    converge(&remote, &[&a]);
+    assert_eq!(client_id(&a), before);
+    assert_eq!(notes(&remote).len(), 402);
 }
 
 #[test]

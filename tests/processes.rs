@@ -181,6 +181,10 @@ fn three_processes_that_are_killed_lose_and_double_nothing() {
     assert_eq!(engine.status().unwrap().pending_changes, 0);
     let there = ids(&remote);
     assert_eq!(there, ids(Path::new(&path)));
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    let sql = "SELECT value FROM turso_sync_local WHERE name = 'former_client_id'";
+    let former: String = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(former, "", "one of them took the file for a copy");
     let wrong: Vec<_> = there.iter().filter(|(_, n)| **n != 1).collect();
     assert!(wrong.is_empty(), "not once: {wrong:?}");
     let mut noted = HashSet::new();

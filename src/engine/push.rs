@@ -272,7 +272,10 @@ impl Task {
             reader.generator.decide(decisions);
             reader.until = until;
         }
-        let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        let mut conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
+        // One state of the file: if the changes were newer than the lineage, the remote would take those of a writer who has
+        // just begun for another one's, and this file for a copy.
+        let conn = conn.transaction()?;
         let header = HeaderValues::read(&conn)?;
         reader.overwriting = conflicts::overwriting(&conn)?;
         let lineage = Lineage::read(&conn)?;
