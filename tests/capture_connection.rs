@@ -456,3 +456,15 @@ fn a_statement_that_finds_the_database_locked_counts_nothing() {
     assert_eq!(waits.execute().unwrap(), 2);
     assert_eq!(one(&c, "SELECT changes()"), "2");
 }
+
+#[test]
+fn a_statement_that_cannot_be_prepared_anew_counts_nothing() {
+    let r = Replica::new("CREATE TABLE t (a INTEGER REFERENCES gone (a), b)");
+    let c = r.open();
+    let mut update = prepare(&c, "UPDATE t SET a = a + 1");
+    run(&c, "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)");
+    // SQLite prepares all statements anew now, and looks for the parent table.
+    run(&c, "PRAGMA foreign_keys = ON");
+    assert!(update.step().is_err());
+    assert_eq!(one(&c, "SELECT changes() || ' ' || total_changes()"), "'3 3'");
+}

@@ -11,7 +11,8 @@ impl Session {
     pub(super) fn failed(&mut self, id: usize, kind: Kind, error: Error, counted: i64) -> Error {
         let was_active = self.slot(id).is_ok_and(|slot| slot.active);
         let waits = self.statement(id).is_ok_and(|statement| statement.is_running());
-        if was_active && !waits {
+        // One that could not even be prepared anew has left SQLite's figure, which may be that of a log write.
+        if was_active && !waits && !(counted == 0 && self.db.changes() != 0) {
             self.note_counted(id);
         }
         let _ = self.set_active(id, false);
