@@ -34,6 +34,8 @@ pub struct Snapshot {
     files: Files,
     txns: Vec<Txn>,
     epoch: i64,
+    /// Another program may have written what is in them.
+    visited: bool,
 }
 
 /// How files are put in place.
@@ -99,6 +101,7 @@ impl World {
                 files: Files::of(&node.path),
                 txns: txns.collect(),
                 epoch: check::epoch(&node.path)?,
+                visited: node.visited,
             }))
         };
         disk::looking(node.machine, taken)
@@ -179,6 +182,7 @@ impl World {
         node.txns = snapshot.txns;
         (node.clock, node.durable_clock, node.early) = (0, 0, 0);
         node.epoch = snapshot.epoch;
+        node.visited |= snapshot.visited;
         (node.base_in_doubt, node.copied) = (true, true);
         self.look_at(n)
     }
