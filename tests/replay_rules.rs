@@ -855,3 +855,34 @@ fn a_column_added_by_others_survives_two_pulls_around_our_own_schema_change() {
         read_entries(&twice, 0, 99).unwrap()
     );
 }
+
+#[test]
+fn rows_that_triggers_added_are_found_wherever_they_are() {
+    let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE TABLE audit (what, note);
+      CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO audit VALUES ('i' || new.id, NULL); END";
+    let local: &[&[&str]] = &[
+        &["INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4)"],
+        &["DELETE FROM audit WHERE what = 'i1'"],
+        &["UPDATE audit SET note = 'seen' WHERE what = 'i2'"],
+        &["UPDATE audit SET note = 'twice' WHERE what = 'i2'"],
+        &["DELETE FROM audit WHERE what = 'i4'"],
+    ];
+    let others = "INSERT INTO t VALUES (7, 7), (8, 8)";
+    let wanted = ["i3,NULL", "i7,NULL", "i8,NULL", "i2,twice"];
+    let sorted = "SELECT what, note FROM audit ORDER BY note, what";
+    let o = sync(base, local, others);
+    assert_eq!(rows(&o.remote, sorted), wanted);
+    let more = format!("{base}; INSERT INTO t VALUES (9, 9); DELETE FROM audit; {others}");
+    let again = rebased(&o.pulled, &more, 0).unwrap();
+    assert_eq!(rows(&again, sorted), wanted);
+    // The row of somebody else that looks alike stays.
+    let alike = sync(
+        base,
+        &[&["INSERT INTO t VALUES (1, 1)"], &["DELETE FROM audit"]],
+        "INSERT INTO audit VALUES (1, 1), ('i1', NULL)",
+    );
+    assert_eq!(
+        rows(&alike.remote, "SELECT rowid, what, note FROM audit"),
+        ["1,1,1", "2,i1,NULL"]
+    );
+}

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry};
@@ -451,8 +451,8 @@ impl Statements<'_> {
     }
 
     fn delete(&mut self, identity: Identity, change: &RowChange) {
-        if identity != Identity::Key && !self.table.key.is_empty() {
-            // The row may have had a key before, and with it another rowid than here.
+        if identity != Identity::Key && (!self.table.key.is_empty() || self.table.in_triggers) {
+            // The row may have had a key before, or be one that a trigger added, and with that another rowid than here.
             self.guard_present(identity, change);
         }
         let mut slots = Slots::default();
@@ -527,7 +527,7 @@ impl Statements<'_> {
 
     fn new_text(&self, kind: Kind, mask: &[Set], marks: &[&'static str]) -> Text {
         let sql = text(self.table, kind, self.or, mask, marks);
-        let compiles = !self.table.has_triggers || self.conn.prepare(&sql).is_ok();
+        let compiles = !self.table.has_triggers || compiles(self.conn, &sql);
         if !compiles && kind.is_repair() {
             return Text {
                 sql: check_text(self.table, kind, self.or, mask, marks).into(),
@@ -546,6 +546,12 @@ impl Statements<'_> {
             compiles,
         }
     }
+}
+
+/// False if SQLite says that `sql` does not fit the schema. Other errors come again when it runs.
+fn compiles(conn: &Connection, sql: &str) -> bool {
+    let result = conn.prepare(sql).map(drop);
+    !result.is_err_and(|e| e.sqlite_error_code() == Some(ErrorCode::Unknown))
 }
 
 /// The new values of the columns in `mask`.

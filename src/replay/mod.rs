@@ -15,8 +15,10 @@
 //! known by their rowid *and* content. Where those do not fit the other side, a pull decides: a taken rowid is
 //! replaced by a fresh one, an update whose row is gone or was changed becomes an insert of the new image (no row of
 //! anybody else is touched, and nothing is lost), a delete of such a row is dropped. What was decided is written into
-//! the log that the new base carries. A push cannot decide anything, because later changes may refer to the row:
-//! it sends *guards* ([`Purpose::Guard`]) that fail the transaction, and the engine pulls before it pushes again.
+//! the log that the new base carries. Rows that triggers add have other rowids there if anybody else has added some: a
+//! pull looks for them among those that it sees triggers add (see `moved`). A push cannot decide anything, because later
+//! changes may refer to the row: it sends *guards* ([`Purpose::Guard`]) that fail the transaction, and the engine pulls
+//! before it pushes again.
 //!
 //! A row of a virtual table (full text, R*Tree) is known by its number alone: inserts and updates replace the whole row,
 //! the last push wins. See [`LogEntry`] for what the log has of them.
@@ -49,8 +51,7 @@
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
 //!   what is generated from it. And it sees NULL here where OR REPLACE is about to put the default of a NOT NULL column, there
 //!   the default.
-//! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. Rows without a
-//!   key that triggers add to such a table may then have other rowids there, and later changes of them find no row.
+//! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here.
 //! * An UPDATE that copies a whole number from a VIRTUAL column of type REAL to a column without REAL affinity stores an
 //!   integer, but SQLite (3.53) computes STORED columns from the real: 2.0 here is 2 there, which computes it from what is stored.
 //! * Where columns hide all names of the rowid and there is no key, an update of one of several equal rows is a conflict.

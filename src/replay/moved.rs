@@ -1,11 +1,18 @@
 //! Rows without a key on their way to another base: which rowid they get there.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
-use rusqlite::Connection;
+use roaring::RoaringTreemap;
+use rusqlite::hooks::Action;
+use rusqlite::{Connection, params_from_iter};
 
 use crate::error::Result;
-use crate::replay::table::{Table, quote};
+use crate::record::Value;
+use crate::replay::generator::count_rows;
+use crate::replay::table::{Identity, Table, quote};
+use crate::replay::text::condition;
+use crate::replay::values::{Bound, Slots};
 
 /// Where rows without a key have got to. Rows that kept their rowid are not in here.
 #[derive(Clone, Default)]
@@ -16,6 +23,11 @@ pub(super) struct Moved {
     taken: HashSet<i64>,
     /// Rowids in the replica of rows that the replay has made. Whatever triggers have written into them, they are meant.
     pub made: HashSet<i64>,
+    /// Rowids on the scratch of rows that triggers of replayed changes have added, and that no change has asked for yet.
+    /// In the replica they are others if anybody else has added rows.
+    fired: RoaringTreemap,
+    /// By how much the rowid of the row that was found there last was greater than in the replica.
+    shift: i64,
 }
 
 impl Moved {
@@ -29,6 +41,7 @@ impl Moved {
 
     pub fn set(&mut self, rowid: i64, moved: i64) {
         self.forget(rowid);
+        self.fired.remove(moved as u64);
         if moved != rowid {
             self.to.insert(rowid, moved);
             self.taken.insert(moved);
@@ -41,6 +54,84 @@ impl Moved {
         }
         self.made.remove(&rowid);
     }
+
+    /// A trigger has added the row at `rowid` of the scratch.
+    pub fn add_fired(&mut self, rowid: i64) {
+        self.fired.insert(rowid as u64);
+    }
+
+    /// The row `image` that the replica has at `rowid`, if a trigger has added it on the scratch: its rowid there.
+    pub fn find_fired(
+        &mut self,
+        conn: &Connection,
+        table: &Table,
+        alias: &'static str,
+        (rowid, image): (i64, &[Value]),
+    ) -> Result<Option<i64>> {
+        if self.fired.is_empty() {
+            return Ok(None);
+        }
+        // Most are as far away as the one before.
+        let likely = rowid.wrapping_add(self.shift);
+        let is_there = || count_rows(conn, table, Identity::Rowid(alias), likely, image);
+        let found = match self.fired.contains(likely as u64) && is_there()? == 1 {
+            true => Some(likely),
+            false => self.search(conn, table, alias, image)?,
+        };
+        if let Some(found) = found {
+            self.shift = found.wrapping_sub(rowid);
+            self.set(rowid, found);
+            self.made.insert(rowid);
+        }
+        Ok(found)
+    }
+
+    /// The first of the added rows that looks like `image`.
+    fn search(&self, conn: &Connection, table: &Table, alias: &str, image: &[Value]) -> Result<Option<i64>> {
+        let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+        let mut slots = Slots::default();
+        slots.extend(image);
+        let (marks, args) = slots.into_parts();
+        let alike = condition(table, &names, Identity::Content, &marks);
+        let sql = format!(
+            "SELECT {alias} FROM {} WHERE {alike} ORDER BY {alias}",
+            quote(&table.name)
+        );
+        let mut statement = conn.prepare_cached(&sql)?;
+        let mut rows = statement.query(params_from_iter(args.iter().map(Bound)))?;
+        while let Some(row) = rows.next()? {
+            let rowid: i64 = row.get(0)?;
+            if self.fired.contains(rowid as u64) {
+                return Ok(Some(rowid));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Runs `write`; returns table and rowid of each row that it has inserted, itself or through triggers. Tables WITHOUT
+/// ROWID are left out.
+pub(super) fn inserted_by(
+    conn: &Connection,
+    write: impl FnOnce() -> Result<()>,
+) -> Result<Vec<(String, i64)>> {
+    let rows = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&rows);
+    conn.update_hook(Some(move |action, schema: &str, table: &str, rowid| {
+        if action == Action::SQLITE_INSERT
+            && schema == "main"
+            && let Ok(mut rows) = seen.lock()
+        {
+            rows.push((table.to_owned(), rowid));
+        }
+    }))?;
+    let written = write();
+    conn.update_hook(None::<fn(Action, &str, &str, i64)>)?;
+    written?;
+    Ok(rows
+        .lock()
+        .map(|mut rows| std::mem::take(&mut *rows))
+        .unwrap_or_default())
 }
 
 /// `wanted` if no row has it, otherwise the rowid that SQLite would take, or one in a gap.

@@ -13,7 +13,7 @@ use crate::replay::conflict::{ConflictKind, Failure};
 use crate::replay::conflicts::{self, Kept, key_json, row_json};
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE, SchemaRow, mirror_of};
 use crate::replay::generator::{Generator, RowChange, Set, count_rows};
-use crate::replay::moved::{Moved, free_rowid};
+use crate::replay::moved::{Moved, free_rowid, inserted_by};
 use crate::replay::net::net_effect;
 use crate::replay::table::{Identity, Table, no_such_table, quote};
 use crate::replay::touched::Touched;
@@ -527,12 +527,29 @@ impl<'a> Rebase<'a> {
             None
         };
         let statements = self.generator.row_change(self.scratch, table, entry, change)?;
-        self.run(&statements)?;
+        if table.has_triggers {
+            let inserted = inserted_by(self.scratch, || self.run(&statements))?;
+            self.note_fired(table, change, inserted)?;
+        } else {
+            self.run(&statements)?;
+        }
         if loses_key {
             // From here on its rowid tells the row from others.
             change.rowid = known.unwrap_or_else(|| self.scratch.last_insert_rowid());
             let moved = self.moved.entry(table.name.clone()).or_default();
             moved.set(entry.rowid, change.rowid);
+        }
+        Ok(())
+    }
+
+    /// Of the rows that were `inserted` while `change` was executed, those of triggers may be without a key.
+    fn note_fired(&mut self, table: &Table, change: &RowChange, inserted: Vec<(String, i64)>) -> Result<()> {
+        for (name, rowid) in inserted {
+            let own = name == table.name && rowid == change.rowid;
+            let known = self.generator.find_table(self.scratch, &name)?;
+            if !own && known.is_some_and(|table| !table.integer_key) {
+                self.moved.entry(name).or_default().add_fired(rowid);
+            }
         }
         Ok(())
     }
@@ -547,7 +564,7 @@ impl<'a> Rebase<'a> {
     ) -> Result<bool> {
         let moved = self.moved.entry(table.name.clone()).or_default();
         if change.change_type != ChangeType::Insert {
-            let found = match moved.find(entry.rowid) {
+            let mut found = match moved.find(entry.rowid) {
                 Some(rowid) => {
                     change.rowid = rowid;
                     if let (Identity::Rowid(alias), true) = (identity, moved.made.contains(&entry.rowid)) {
@@ -560,6 +577,12 @@ impl<'a> Rebase<'a> {
                 }
                 None => 0,
             };
+            if let (0, Identity::Rowid(alias)) = (found, identity)
+                && let Some(rowid) =
+                    moved.find_fired(self.scratch, table, alias, (entry.rowid, &change.before))?
+            {
+                (found, change.rowid) = (1, rowid);
+            }
             match (found, change.change_type) {
                 // The row that replaces it may need to know where it is.
                 (1, ChangeType::Delete) if change.replaced.is_some() && table.delete_triggers => {}

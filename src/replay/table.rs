@@ -63,6 +63,8 @@ pub(super) struct Table {
     /// A name of the rowid that no column hides.
     pub rowid: Option<&'static str>,
     pub has_triggers: bool,
+    /// Triggers, perhaps of other tables, mention it, and may add rows.
+    pub in_triggers: bool,
     /// What is UNIQUE, for a table with triggers.
     pub unique: Unique,
     /// It may have DELETE triggers.
@@ -121,6 +123,11 @@ impl Table {
         let has_triggers = flag(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
+        // Whatever quotes a name has there.
+        let in_triggers = flag(
+            "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger'
+               AND instr(replace(replace(lower(sql), '\"', ''), '''', ''), replace(replace(lower(?1), '\"', ''), '''', '')) > 0",
+        )?;
         let delete_triggers = flag(
             "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0) FROM sqlite_schema
              WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
@@ -160,6 +167,7 @@ impl Table {
             integer_key,
             rowid,
             has_triggers,
+            in_triggers,
             delete_triggers,
             assignment_triggers,
             virtual_kind: None,

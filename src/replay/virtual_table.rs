@@ -35,6 +35,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
         integer_key: false,
         rowid: Some("rowid"),
         has_triggers: false,
+        in_triggers: false,
         delete_triggers: false,
         assignment_triggers: false,
         own_conflict_clause: false,

@@ -10,9 +10,6 @@ fn asked_for(construct: &str) -> bool {
     WITH.split(',').any(|with| with == construct)
 }
 
-/// INSERT with a key and another rowid where there are triggers: the row has another rowid there, and so have rows without a key
-/// that triggers add to the table and the log then names by rowid.
-pub const ROWIDS_BESIDE_KEYS: bool = false;
 /// Rows of sqlite_sequence are compared.
 pub const SEQUENCES: bool = false;
 /// A write statement starts while another one is half way.
@@ -33,6 +30,9 @@ pub struct Mode {
     pub odd_unique: bool,
     /// OR IGNORE, ON CONFLICT IGNORE and RAISE(IGNORE).
     pub ignore: bool,
+    /// DEFAULT on columns that are NOT NULL.
+    pub defaults: bool,
+    pub autoincrement: bool,
     pub recursive: bool,
     pub foreign_keys: bool,
     pub two_connections: bool,
@@ -45,11 +45,16 @@ impl Mode {
     pub fn draw(r: &Random) -> Mode {
         let (replace, ignore, triggers) = (r.chance(50), r.chance(50), r.chance(65));
         let clauses = !triggers || r.chance(70);
+        // What they leave behind is a conflict; see `Failed`.
+        let fail = r.chance(if triggers { 15 } else { 100 });
         Mode {
             replace,
             triggers,
-            // What they leave behind is a conflict; see `Failed`.
-            fail: r.chance(if triggers { 15 } else { 100 }),
+            fail,
+            // OR REPLACE puts them in place of NULL, which BEFORE triggers see here, and not there.
+            defaults: !(triggers && replace) || asked_for("defaults"),
+            // SQLite does not note the largest id when FAIL ends a statement; there nothing fails, and it does.
+            autoincrement: !(triggers && fail) || asked_for("autoincrement"),
             // UPDATE of the rowid of a row without a key: it is captured as a DELETE and an INSERT, which fire other
             // triggers.
             moves: !triggers || asked_for("moves"),

@@ -101,7 +101,8 @@ fn column_definition(
     let on_conflict = mode.constraint_conflict(r);
     match key {
         0 | 1 => return format!("{name} INTEGER PRIMARY KEY{on_conflict}"),
-        2 => return format!("{name} INTEGER PRIMARY KEY AUTOINCREMENT"),
+        2 if mode.autoincrement => return format!("{name} INTEGER PRIMARY KEY AUTOINCREMENT"),
+        2 => return format!("{name} INTEGER PRIMARY KEY"),
         3 => return format!("{name} INTEGER PRIMARY KEY DESC{on_conflict}"),
         4 => return format!("{name} INT PRIMARY KEY{on_conflict}"),
         5 => return format!("{name} TEXT COLLATE NOCASE PRIMARY KEY{on_conflict}"),
@@ -127,8 +128,8 @@ fn column_definition(
     }
     match r.below(16) {
         0 => text += &format!(" NOT NULL{on_conflict}"),
-        1 => text += &format!(" NOT NULL{on_conflict} DEFAULT ({})", value(r)),
-        2 => text += &format!(" DEFAULT ({})", value(r)),
+        1 if mode.defaults => text += &format!(" NOT NULL{on_conflict} DEFAULT ({})", value(r)),
+        1 | 2 => text += &format!(" DEFAULT ({})", value(r)),
         3 => text += &format!(" UNIQUE{on_conflict}"),
         4 => text += &format!(" CHECK ({name} <> 3)"),
         5 => text += &format!(" CHECK (typeof({name}) <> 'blob')"),
@@ -325,7 +326,8 @@ pub fn ddl(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
         6 => format!("DROP TABLE {old}"),
         7 if !mode.two_connections => format!("DROP TABLE IF EXISTS {}", quoted(r, &name)),
         8 | 9 => rename_table(r, table),
-        10..=12 => format!(
+        // A statement that was prepared before could come to mean the rowid.
+        10..=12 if mode.moves || !hides_rowid(table) => format!(
             "ALTER TABLE {old} RENAME COLUMN {column} TO {}",
             quoted(r, names::column(r))
         ),
@@ -334,7 +336,8 @@ pub fn ddl(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
             let more = match r.below(6) {
                 0 => "",
                 1 => " INTEGER DEFAULT 4",
-                2 => " TEXT NOT NULL DEFAULT 'x'",
+                2 if mode.defaults => " TEXT NOT NULL DEFAULT 'x'",
+                2 => " TEXT DEFAULT 'x'",
                 3 => " COLLATE NOCASE",
                 4 => " AS (1 + 1)",
                 _ => " REAL CHECK (1)",
@@ -352,6 +355,12 @@ pub fn ddl(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
         24 => drop_one(r, "TRIGGER", &catalog.triggers),
         _ => create_trigger(r, mode, catalog).unwrap_or_else(|| drop_one(r, "TRIGGER", &catalog.triggers)),
     }
+}
+
+fn hides_rowid(table: &Table) -> bool {
+    let names = ["rowid", "_rowid_", "oid"];
+    let hides = |name: &str| names.iter().any(|alias| name.eq_ignore_ascii_case(alias));
+    table.columns.iter().any(|column| hides(&column.name))
 }
 
 /// The place of the name in the order of all names stays.

@@ -2,7 +2,7 @@
 
 use crate::catalog::{Catalog, Table};
 use crate::expression::{condition, expression};
-use crate::mode::{Mode, ROWIDS_BESIDE_KEYS};
+use crate::mode::Mode;
 use crate::names::{quoted, value};
 use crate::random::Random;
 
@@ -31,9 +31,7 @@ pub fn insert(r: &Random, mode: &Mode, catalog: &Catalog, table: &Table) -> Stri
         columns.remove(r.below(columns.len()));
     }
     match table.rowid() {
-        Some(rowid) if r.chance(12) && (ROWIDS_BESIDE_KEYS || !mode.triggers || table.key().is_empty()) => {
-            columns.push(rowid);
-        }
+        Some(rowid) if r.chance(12) => columns.push(rowid),
         _ => {}
     }
     let names: Vec<_> = columns.iter().map(|c| quoted(r, c)).collect();
