@@ -656,6 +656,23 @@ const COUNT: &str =
     "SELECT (SELECT n FROM n) || ': ' || group_concat(what, ', ') FROM (SELECT * FROM log ORDER BY what)";
 
 #[test]
+fn keys_that_triggers_leave_to_sqlite_are_known_after_a_pull() {
+    let schema = |key: &str| {
+        format!(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE audit ({key}what, note);
+             CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO audit (what) VALUES (new.id); END;"
+        )
+    };
+    let a = "INSERT INTO t VALUES (8)";
+    let b = "INSERT INTO t VALUES (9); UPDATE audit SET note = 'seen'";
+    let audit =
+        "SELECT group_concat(what || ifnull(note, '-'), ' ') FROM (SELECT * FROM audit ORDER BY what)";
+    let chosen = schema("id INTEGER PRIMARY KEY AUTOINCREMENT, ");
+    assert_eq!(meet(&chosen, a, b, audit), "8seen 9-");
+    assert_eq!(meet(&schema(""), a, b, audit), "8- 9seen");
+}
+
+#[test]
 fn triggers_count_every_row_once() {
     let a = "INSERT INTO t VALUES (1, 0, 0); INSERT INTO t VALUES (2, 0, 0)";
     let b = "INSERT INTO t VALUES (3, 0, 0); DELETE FROM t WHERE id = 3";
