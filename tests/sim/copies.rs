@@ -82,7 +82,8 @@ impl World {
     /// without anybody's decision is not looked for in copies: see docs/guarantees.md.
     fn snapshot(&self, n: usize) -> Result<Option<Snapshot>, check::Violation> {
         let node = &self.nodes[n];
-        let undecided = node.txns.iter().any(|txn| txn.kind == Kind::Stray);
+        let stray = |txn: &Txn| txn.kind == Kind::Stray || txn.kind == Kind::Risky && txn.is_foreign();
+        let undecided = node.txns.iter().any(stray);
         if self.dead(n) || undecided {
             return Ok(None);
         }

@@ -89,6 +89,13 @@ pub struct Txn {
     pub kind: Kind,
 }
 
+impl Txn {
+    /// Another program has written it.
+    pub fn is_foreign(&self) -> bool {
+        self.tag.starts_with('f')
+    }
+}
+
 pub struct Conn {
     pub conn: Connection,
     /// Commits are durable.
