@@ -673,6 +673,20 @@ fn keys_that_triggers_leave_to_sqlite_are_known_after_a_pull() {
 }
 
 #[test]
+fn a_change_of_what_a_trigger_added_reaches_it_after_a_push() {
+    let schema = "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE audit (what, note);
+         CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO audit (what) VALUES (new.id); END;";
+    let [first, second] = ["INSERT INTO t VALUES (8)", "INSERT INTO t VALUES (9)"];
+    let meeting = Meeting::new(schema, first, second, ConflictPolicy::Stop);
+    meeting.second.push().unwrap();
+    meeting.second.sql("UPDATE audit SET note = 'seen'");
+    meeting.second.push().unwrap();
+    let audit = "SELECT group_concat(what || ifnull(note, '-'), ' ') FROM (SELECT * FROM audit ORDER BY what)";
+    assert_eq!(meeting.on_remote(audit), "8- 9seen");
+    meeting.check_equal();
+}
+
+#[test]
 fn triggers_count_every_row_once() {
     let a = "INSERT INTO t VALUES (1, 0, 0); INSERT INTO t VALUES (2, 0, 0)";
     let b = "INSERT INTO t VALUES (3, 0, 0); DELETE FROM t WHERE id = 3";

@@ -886,3 +886,26 @@ fn rows_that_triggers_added_are_found_wherever_they_are() {
         ["1,1,1", "2,i1,NULL"]
     );
 }
+
+#[test]
+fn rows_that_triggers_added_are_found_after_a_push_that_others_came_before() {
+    let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE TABLE audit (what, note);
+      CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO audit VALUES ('i' || new.id, NULL); END";
+    let mut replica = Replica::new(base, 1);
+    replica.each(&["INSERT INTO t VALUES (1, 1), (2, 2)"]);
+    let acknowledged = replica.next_id() - 1;
+    replica.each(&[
+        "DELETE FROM audit WHERE what = 'i1'",
+        "UPDATE audit SET note = 'seen'",
+        "UPDATE audit SET note = 'twice'",
+    ]);
+    let theirs = format!("{base}; INSERT INTO t VALUES (8, 8), (9, 9); INSERT INTO t VALUES (1, 1), (2, 2)");
+    let pulled = rebased(&replica.conn, &theirs, acknowledged).unwrap();
+    let wanted = ["i8,NULL", "i9,NULL", "i2,twice"];
+    assert_eq!(
+        rows(&pulled, "SELECT what, note FROM audit ORDER BY rowid"),
+        wanted
+    );
+    let again = rebased(&pulled, &theirs, acknowledged).unwrap();
+    assert_eq!(dump(&again), dump(&pulled));
+}

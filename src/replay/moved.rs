@@ -26,6 +26,9 @@ pub(super) struct Moved {
     /// Rowids on the scratch of rows that triggers of replayed changes have added, and that no change has asked for yet.
     /// In the replica they are others if anybody else has added rows.
     fired: RoaringTreemap,
+    /// Rowids in the replica of rows that triggers added when changes were made that the base has by now: they are
+    /// somewhere there.
+    fired_before: RoaringTreemap,
     /// By how much the rowid of the row that was found there last was greater than in the replica.
     shift: i64,
 }
@@ -60,7 +63,12 @@ impl Moved {
         self.fired.insert(rowid as u64);
     }
 
-    /// The row `image` that the replica has at `rowid`, if a trigger has added it on the scratch: its rowid there.
+    /// A trigger had added the row that the replica has at `rowid`, and the base has it, too.
+    pub fn add_fired_before(&mut self, rowid: i64) {
+        self.fired_before.insert(rowid as u64);
+    }
+
+    /// The row `image` that the replica has at `rowid`, if a trigger has added it on the other side: its rowid there.
     pub fn find_fired(
         &mut self,
         conn: &Connection,
@@ -68,15 +76,19 @@ impl Moved {
         alias: &'static str,
         (rowid, image): (i64, &[Value]),
     ) -> Result<Option<i64>> {
-        if self.fired.is_empty() {
+        let before = self.fired_before.contains(rowid as u64);
+        if self.fired.is_empty() && !before {
             return Ok(None);
         }
         // Most are as far away as the one before.
         let likely = rowid.wrapping_add(self.shift);
-        let is_there = || count_rows(conn, table, Identity::Rowid(alias), likely, image);
-        let found = match self.fired.contains(likely as u64) && is_there()? == 1 {
+        let may_be = |rowid: i64| match before {
+            true => !self.taken.contains(&rowid),
+            false => self.fired.contains(rowid as u64),
+        };
+        let found = match may_be(likely) && is_at(conn, table, alias, likely, image)? {
             true => Some(likely),
-            false => self.search(conn, table, alias, image)?,
+            false => search(conn, table, alias, image, may_be)?,
         };
         if let Some(found) = found {
             self.shift = found.wrapping_sub(rowid);
@@ -85,28 +97,38 @@ impl Moved {
         }
         Ok(found)
     }
+}
 
-    /// The first of the added rows that looks like `image`.
-    fn search(&self, conn: &Connection, table: &Table, alias: &str, image: &[Value]) -> Result<Option<i64>> {
-        let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
-        let mut slots = Slots::default();
-        slots.extend(image);
-        let (marks, args) = slots.into_parts();
-        let alike = condition(table, &names, Identity::Content, &marks);
-        let sql = format!(
-            "SELECT {alias} FROM {} WHERE {alike} ORDER BY {alias}",
-            quote(&table.name)
-        );
-        let mut statement = conn.prepare_cached(&sql)?;
-        let mut rows = statement.query(params_from_iter(args.iter().map(Bound)))?;
-        while let Some(row) = rows.next()? {
-            let rowid: i64 = row.get(0)?;
-            if self.fired.contains(rowid as u64) {
-                return Ok(Some(rowid));
-            }
+fn is_at(conn: &Connection, table: &Table, alias: &'static str, rowid: i64, image: &[Value]) -> Result<bool> {
+    Ok(count_rows(conn, table, Identity::Rowid(alias), rowid, image)? == 1)
+}
+
+/// The first row that looks like `image` and may be the one.
+fn search(
+    conn: &Connection,
+    table: &Table,
+    alias: &str,
+    image: &[Value],
+    may_be: impl Fn(i64) -> bool,
+) -> Result<Option<i64>> {
+    let names: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let mut slots = Slots::default();
+    slots.extend(image);
+    let (marks, args) = slots.into_parts();
+    let alike = condition(table, &names, Identity::Content, &marks);
+    let sql = format!(
+        "SELECT {alias} FROM {} WHERE {alike} ORDER BY {alias}",
+        quote(&table.name)
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(args.iter().map(Bound)))?;
+    while let Some(row) = rows.next()? {
+        let rowid = row.get(0)?;
+        if may_be(rowid) {
+            return Ok(Some(rowid));
         }
-        Ok(None)
     }
+    Ok(None)
 }
 
 /// Runs `write`; returns table and rowid of each row that it has inserted, itself or through triggers. Tables WITHOUT

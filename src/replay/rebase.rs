@@ -156,6 +156,20 @@ fn local_schema(current: &Connection, acknowledged: i64) -> Result<Connection> {
     mirror_of(rest.into_iter().chain(virtual_tables))
 }
 
+/// What triggers of the changes that are acknowledged have added in the replica, by table.
+fn fired_before(current: &Connection, acknowledged: i64) -> Result<HashMap<String, Moved>> {
+    let mut statement = current.prepare(
+        "SELECT table_name, id FROM turso_cdc WHERE change_id <= ?1 AND change_type = 1 AND depth > 0",
+    )?;
+    let mut rows = statement.query([acknowledged])?;
+    let mut moved: HashMap<String, Moved> = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let table = moved.entry(row.get(0)?).or_default();
+        table.add_fired_before(row.get::<_, Option<i64>>(1)?.unwrap_or(0));
+    }
+    Ok(moved)
+}
+
 pub(super) struct Rebase<'a> {
     scratch: &'a Connection,
     /// The replica's tables as of the change, without rows.
@@ -180,7 +194,7 @@ impl<'a> Rebase<'a> {
             local: local_schema(current, acknowledged)?,
             local_tables: Generator::new(),
             generator: Generator::new(),
-            moved: HashMap::new(),
+            moved: fired_before(current, acknowledged)?,
             moved_before: None,
             made_virtual: Vec::new(),
         })
