@@ -681,7 +681,8 @@ fn a_change_of_what_a_trigger_added_reaches_it_after_a_push() {
     meeting.second.push().unwrap();
     meeting.second.sql("UPDATE audit SET note = 'seen'");
     meeting.second.push().unwrap();
-    let audit = "SELECT group_concat(what || ifnull(note, '-'), ' ') FROM (SELECT * FROM audit ORDER BY what)";
+    let audit =
+        "SELECT group_concat(what || ifnull(note, '-'), ' ') FROM (SELECT * FROM audit ORDER BY what)";
     assert_eq!(meeting.on_remote(audit), "8- 9seen");
     meeting.check_equal();
 }

@@ -154,7 +154,7 @@ impl Store {
     pub fn newest(&self) -> Result<Revision> {
         let conn = self.connect()?;
         self.with_lock(|store, inner| {
-            let pages = store.record(inner)?;
+            let pages = store.record(inner, &conn)?;
             conn.execute_batch("BEGIN")?;
             // The snapshot begins with the first read, not with BEGIN.
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
@@ -271,7 +271,7 @@ impl Store {
     pub fn checkpoint(&self) -> Result<()> {
         let mover = self.connect()?;
         self.with_lock(|store, inner| {
-            store.record(inner)?;
+            store.record(inner, &mover)?;
             // PASSIVE needs no write lock, so it can run while `lock` holds it and nobody adds frames.
             let (busy, log, moved): (i64, i64, i64) =
                 mover.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| {
@@ -286,9 +286,13 @@ impl Store {
         })
     }
 
-    /// Scans the log and records it; returns the database's size in pages. The write lock is held.
-    fn record(&self, inner: &mut Inner) -> Result<u32> {
-        let scan = wal::scan(&suffixed(&self.path, "-wal"), inner.history.position())?;
+    /// Scans the log and records it; returns the database's size in pages. The write lock is held; `idle` is a connection
+    /// outside a transaction.
+    fn record(&self, inner: &mut Inner, idle: &Connection) -> Result<u32> {
+        // Moves nothing, but tells how many frames are committed.
+        let committed: i64 = idle.query_row("PRAGMA wal_checkpoint(NOOP)", [], |r| r.get(1))?;
+        let committed = u64::try_from(committed).unwrap_or_default();
+        let scan = wal::scan(&suffixed(&self.path, "-wal"), inner.history.position(), committed)?;
         let pages = inner.lock.query_row("PRAGMA page_count", [], |r| r.get(0))?;
         let stamp = stamp_of(&self.metadata()?);
         inner.history.record(&scan, pages, &stamp)?;
@@ -441,5 +445,47 @@ mod tests {
         }
         let (len, _) = store.log_stamp().unwrap();
         assert_eq!(len, LOG_FILE_LEN);
+    }
+
+    /// The files of `from`, as they are after a crash.
+    fn copy(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.to_str().unwrap().ends_with("-shm") {
+                std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn frames_of_a_failed_commit_that_a_restart_finds_are_a_new_revision() {
+        let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let [dir, copied, restarted] = dirs.each_ref().map(tempfile::TempDir::path);
+        let store = Store::open(Some(&dir.join("a.db"))).unwrap();
+        let conn = store.connect().unwrap();
+        conn.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+            .unwrap();
+        let before = store.newest().unwrap();
+        // A commit of which the frames are written and the sync fails leaves the same behind.
+        copy(dir, copied);
+        open_connection(&copied.join("a.db"))
+            .unwrap()
+            .execute_batch("UPDATE t SET x = 2")
+            .unwrap();
+        std::fs::copy(copied.join("a.db-wal"), dir.join("a.db-wal")).unwrap();
+        let failed = store.newest().unwrap();
+        assert_eq!(failed.number, before.number);
+        copy(dir, restarted);
+        let store = Store::open(Some(&restarted.join("a.db"))).unwrap();
+        let x: i64 = store
+            .connect()
+            .unwrap()
+            .query_row("SELECT x FROM t", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(x, 2, "the restart finds the frames");
+        let found = store.newest().unwrap();
+        assert!(found.number > failed.number);
+        let changed = store.changed_since(failed.number, found.pages).unwrap();
+        assert!(changed.contains(2), "{changed:?}");
     }
 }

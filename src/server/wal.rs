@@ -43,8 +43,10 @@ pub struct Scan {
     pub smallest: Option<u32>,
 }
 
-/// Reads the committed frames after `from`. A missing or empty log is one that does not continue `from`.
-pub fn scan(path: &Path, from: Position) -> Result<Scan> {
+/// Reads the committed frames after `from`, of which SQLite says that they are `committed` with those before. (The frames of
+/// a commit that failed may follow. They are none now, but a restart would find them.) A missing or empty log is one that
+/// does not continue `from`.
+pub fn scan(path: &Path, from: Position, committed: u64) -> Result<Scan> {
     let fail = |e: std::io::Error| Error::io("read the write-ahead log", &e);
     let mut scan = Scan {
         continued: false,
@@ -72,7 +74,7 @@ pub fn scan(path: &Path, from: Position) -> Result<Scan> {
         .map_err(fail)?;
     let mut frame = [0; FRAME_LEN as usize];
     let mut uncommitted = RoaringBitmap::new();
-    while fill(&mut file, &mut frame).map_err(fail)? {
+    while at.frames < committed && fill(&mut file, &mut frame).map_err(fail)? {
         let (head, page) = frame.split_at(FRAME_HEADER_LEN);
         let sum = checksum(checksum(at.checksum, &head[..8], big_endian), page, big_endian);
         if u64_at(head, 8) != at.salts || sum != sum_at(head) {
@@ -179,19 +181,19 @@ mod tests {
     fn finds_what_was_committed_since() {
         let dir = tempfile::tempdir().unwrap();
         let wal = dir.path().join("a.db-wal");
-        assert!(!scan(&wal, Position::default()).unwrap().continued);
+        assert!(!scan(&wal, Position::default(), u64::MAX).unwrap().continued);
         let conn = open(&dir);
         conn.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)")
             .unwrap();
-        let first = scan(&wal, Position::default()).unwrap();
+        let first = scan(&wal, Position::default(), u64::MAX).unwrap();
         assert!(!first.continued);
         assert_eq!(first.pages, RoaringBitmap::from([1, 2]));
         conn.execute_batch("UPDATE t SET x=2").unwrap();
-        let second = scan(&wal, first.position).unwrap();
+        let second = scan(&wal, first.position, u64::MAX).unwrap();
         assert!(second.continued);
         assert_eq!(second.pages, RoaringBitmap::from([2]));
         assert_eq!(second.smallest, Some(2));
-        let third = scan(&wal, second.position).unwrap();
+        let third = scan(&wal, second.position, u64::MAX).unwrap();
         assert!(third.continued && third.pages.is_empty());
         assert_eq!(third.position, second.position);
     }
@@ -203,7 +205,7 @@ mod tests {
         let conn = open(&dir);
         conn.execute_batch("CREATE TABLE t(x); PRAGMA cache_size=5; PRAGMA cache_spill=1")
             .unwrap();
-        let before = scan(&wal, Position::default()).unwrap();
+        let before = scan(&wal, Position::default(), u64::MAX).unwrap();
         let len = std::fs::metadata(&wal).unwrap().len();
         conn.execute_batch(
             "BEGIN; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 500)
@@ -214,11 +216,11 @@ mod tests {
             std::fs::metadata(&wal).unwrap().len() > len,
             "the transaction spilled"
         );
-        let after = scan(&wal, before.position).unwrap();
+        let after = scan(&wal, before.position, u64::MAX).unwrap();
         assert!(after.continued && after.pages.is_empty());
         conn.execute_batch("INSERT INTO t VALUES (1)").unwrap();
         assert_eq!(
-            scan(&wal, before.position).unwrap().pages,
+            scan(&wal, before.position, u64::MAX).unwrap().pages,
             RoaringBitmap::from([2])
         );
     }
@@ -229,17 +231,17 @@ mod tests {
         let wal = dir.path().join("a.db-wal");
         let conn = open(&dir);
         conn.execute_batch("CREATE TABLE t(x)").unwrap();
-        let before = scan(&wal, Position::default()).unwrap().position;
+        let before = scan(&wal, Position::default(), u64::MAX).unwrap().position;
         conn.execute_batch("PRAGMA wal_checkpoint").unwrap();
         assert!(
-            scan(&wal, before).unwrap().continued,
+            scan(&wal, before, u64::MAX).unwrap().continued,
             "a checkpoint alone keeps the frames"
         );
         conn.execute_batch("INSERT INTO t VALUES (1)").unwrap();
-        let after = scan(&wal, before).unwrap();
+        let after = scan(&wal, before, u64::MAX).unwrap();
         assert!(!after.continued);
         assert_eq!(after.pages, RoaringBitmap::from([2]));
         std::fs::write(&wal, b"garbage garbage garbage garbage garbage").unwrap();
-        assert!(!scan(&wal, before).unwrap().continued);
+        assert!(!scan(&wal, before, u64::MAX).unwrap().continued);
     }
 }
