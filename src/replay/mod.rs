@@ -51,7 +51,8 @@
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
 //!   what is generated from it. And it sees NULL here where OR REPLACE is about to put the default of a NOT NULL column, there
 //!   the default.
-//! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here.
+//! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. One that a
+//!   REPLACE removed here for its rowid alone is deleted there, which fires DELETE triggers.
 //! * An UPDATE that copies a whole number from a VIRTUAL column of type REAL to a column without REAL affinity stores an
 //!   integer, but SQLite (3.53) computes STORED columns from the real: 2.0 here is 2 there, which computes it from what is stored.
 //! * Where columns hide all names of the rowid and there is no key, an update of one of several equal rows is a conflict.
