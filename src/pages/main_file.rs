@@ -144,12 +144,21 @@ impl Snapshot {
 
     /// Which pages the log holds.
     pub fn log(&self) -> Result<WalIndex> {
-        wal::scan(&self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?)
+        let log = self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
+        wal::scan(&log, self.committed_frames()?)
     }
 
     /// The transactions that the log holds.
     pub fn commits(&self) -> Result<WalCommits> {
-        wal::commits(&self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?)
+        let log = self.handle(ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
+        wal::commits(&log, self.committed_frames()?)
+    }
+
+    /// Frames of the log up to the last commit that SQLite knows of. What follows may be a commit that failed, all of
+    /// whose frames are there: nobody sees it, and the next one writes over it.
+    fn committed_frames(&self) -> Result<u32> {
+        // `mxFrame`: <https://sqlite.org/walformat.html#the_wal_index_header>.
+        self.handle(ffi::SQLITE_FCNTL_FILE_POINTER)?.index_word(16)
     }
 
     /// Image of the page in frame `frame` of the log; false if there is no such frame.
@@ -219,6 +228,24 @@ impl RawFile<'_> {
         }
         check(rc)?;
         Ok(true)
+    }
+
+    /// The number at byte `at` of the header of the log's index, which is in memory that all processes share. The file must
+    /// be a database in WAL mode.
+    fn index_word(&self, at: usize) -> Result<u32> {
+        const REGION: i32 = 32 << 10;
+        let mut index = std::ptr::null_mut();
+        // SAFETY: as in `size`. The connection is inside a transaction, so that the region is mapped already, and stays.
+        let rc = self
+            .methods
+            .xShmMap
+            .map(|call| unsafe { call(self.file, 0, REGION, 0, &raw mut index) });
+        check(rc)?;
+        if index.is_null() || !at.is_multiple_of(4) || at >= 48 {
+            return Err(Error::internal("the log has no index"));
+        }
+        // SAFETY: the region is longer than the header and begins at a page; others may write it at the same time.
+        Ok(unsafe { index.cast::<u8>().add(at).cast::<u32>().read_volatile() })
     }
 
     fn sync(&self) -> Result<()> {

@@ -34,12 +34,13 @@ pub(super) fn image_offset(frame: u32) -> u64 {
     HEADER as u64 + u64::from(frame) * FRAME as u64 + FRAME_HEADER as u64
 }
 
-/// Reads the log through SQLite's own file handle. Complete only while the write lock is held. Frames behind the
-/// last commit (rolled back, or of an earlier use of the file) end the scan: their salts or checksums do not fit.
-pub(super) fn scan(file: &RawFile) -> Result<WalIndex> {
+/// Reads up to `committed` frames of the log through SQLite's own file handle. Complete only while the write lock is held.
+/// Frames behind the last commit (rolled back, or of an earlier use of the file) end the scan: their salts or checksums do
+/// not fit.
+pub(super) fn scan(file: &RawFile, committed: u32) -> Result<WalIndex> {
     let mut index = WalIndex::default();
     let mut uncommitted = Vec::new();
-    index.mark.salts = each_frame(file, |page_no, ends, frames| {
+    index.mark.salts = each_frame(file, committed, |page_no, ends, frames| {
         uncommitted.push(page_no);
         if ends {
             index.pages.extend(uncommitted.drain(..));
@@ -58,9 +59,9 @@ pub(super) struct WalCommits {
 }
 
 /// The transactions in the log; complete as [`scan`] is. Memory: four bytes per frame.
-pub(super) fn commits(file: &RawFile) -> Result<WalCommits> {
+pub(super) fn commits(file: &RawFile, committed: u32) -> Result<WalCommits> {
     let mut commits = WalCommits::default();
-    commits.salts = each_frame(file, |page_no, ends, frames| {
+    commits.salts = each_frame(file, committed, |page_no, ends, frames| {
         commits.frames.push(page_no);
         if ends {
             commits.ends.push(frames);
@@ -72,9 +73,9 @@ pub(super) fn commits(file: &RawFile) -> Result<WalCommits> {
     Ok(commits)
 }
 
-/// Calls `each` with page number, end of a transaction, and number of frames so far, for all valid frames; the salts of
-/// the log.
-fn each_frame(file: &RawFile, mut each: impl FnMut(u32, bool, u32)) -> Result<u64> {
+/// Calls `each` with page number, end of a transaction, and number of frames so far, for all valid frames among the first
+/// `committed`; the salts of the log.
+fn each_frame(file: &RawFile, committed: u32, mut each: impl FnMut(u32, bool, u32)) -> Result<u64> {
     let size = file.size()?;
     let mut header = [0u8; HEADER];
     if size < HEADER as u64 || !file.read(&mut header, 0)? {
@@ -99,7 +100,7 @@ fn each_frame(file: &RawFile, mut each: impl FnMut(u32, bool, u32)) -> Result<u6
             return Ok(log_salts);
         }
         for frame in chunk.chunks_exact(FRAME) {
-            if salts(frame, 8) != log_salts || !check.accepts(frame) {
+            if frames == committed || salts(frame, 8) != log_salts || !check.accepts(frame) {
                 return Ok(log_salts);
             }
             frames += 1;

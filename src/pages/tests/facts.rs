@@ -98,6 +98,37 @@ fn frames_behind_the_last_commit_do_not_count() {
     assert!(restarted.mark.salts != before.mark.salts && restarted.pages.len() < before.pages.len());
 }
 
+/// A commit of which only the sync failed leaves such frames behind.
+#[test]
+fn frames_of_a_failed_commit_do_not_count_as_long_as_sqlite_does_not_count_them() {
+    let [folder, copied] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let conn = wal_database(folder.path());
+    let log = || {
+        Snapshot::write(&folder.path().join("main.db"), NO_WAIT)
+            .unwrap()
+            .log()
+    };
+    let before = log().unwrap();
+    for name in ["main.db", "main.db-wal"] {
+        std::fs::copy(folder.path().join(name), copied.path().join(name)).unwrap();
+    }
+    let other = open_app(copied.path());
+    other
+        .execute_batch("CREATE TABLE u(a); INSERT INTO u VALUES(zeroblob(9000))")
+        .unwrap();
+    let len = std::fs::copy(
+        copied.path().join("main.db-wal"),
+        folder.path().join("main.db-wal"),
+    )
+    .unwrap();
+    let failed = log().unwrap();
+    assert_eq!((failed.mark, &failed.pages), (before.mark, &before.pages));
+    // The next commit writes over them.
+    conn.execute_batch("UPDATE t SET v = 'x' WHERE id = 1").unwrap();
+    let frames = log().unwrap().mark.frames;
+    assert!(frames > before.mark.frames && 32 + u64::from(frames) * 4120 < len);
+}
+
 #[test]
 fn a_pinned_main_file_is_not_copied_into() {
     let folder = folder();
