@@ -132,6 +132,8 @@ pub struct Machine {
     calls: u64,
     fate: Option<Fate>,
     dead: bool,
+    /// A loss of power keeps the times of files of which it keeps anything.
+    keeps_times: bool,
     /// Calls that failed on purpose.
     failures: u64,
 }
@@ -165,6 +167,7 @@ impl Disk {
             calls: 0,
             fate: None,
             dead: false,
+            keeps_times: false,
             failures: 0,
         });
         self.machines.len() - 1
@@ -302,12 +305,19 @@ impl Disk {
     /// Starts the machine again after its process died. Nobody may have files of it open.
     pub fn restart(&mut self, machine: usize) {
         let machine = &mut self.machines[machine];
-        (machine.dead, machine.fate) = (false, None);
+        (machine.dead, machine.fate, machine.keeps_times) = (false, None, false);
+    }
+
+    /// The death of the machine has met somebody who moved a log into its file without having saved what was there: the next
+    /// loss of power does not forget that the file was written, see docs/guarantees.md.
+    pub fn keep_times(&mut self, machine: usize) {
+        self.machines[machine].keeps_times = true;
     }
 
     /// Takes the power away, lets come true what `survival` and `rng` decide about everything that was not synced, and
     /// starts the machine again. Nobody may have files of it open.
     pub fn lose_power(&mut self, number: usize, survival: Survival, rng: &mut Rng) {
+        let keeps_times = self.machines[number].keeps_times;
         self.restart(number);
         let machine = &mut self.machines[number];
         let mut names = machine.durable.clone();
@@ -348,6 +358,7 @@ impl Disk {
             file.durable_mtime = match survival {
                 Survival::Nothing => file.durable_mtime,
                 Survival::Everything => mtime,
+                Survival::Chance if keeps_times => mtime,
                 Survival::Chance => *rng.pick(&[file.durable_mtime, mtime]),
             };
             *inode = put(&path, &file.durable, file.durable_mtime);

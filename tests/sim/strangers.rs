@@ -71,6 +71,9 @@ impl World {
         ));
         let dead = self.dead(n);
         let node = &mut self.nodes[n];
+        if dead {
+            disk::with(|disk| disk.keep_times(node.machine));
+        }
         if let Some(txn) = txn {
             node.txns.push(Txn {
                 // What is written and moved in a copy that has no base yet may go unnoticed: see README.md.
