@@ -56,6 +56,7 @@ impl Moved {
             self.taken.remove(&moved);
         }
         self.made.remove(&rowid);
+        self.fired_before.remove(rowid as u64);
     }
 
     /// A trigger has added the row at `rowid` of the scratch.
