@@ -673,6 +673,15 @@ fn keys_that_triggers_leave_to_sqlite_are_known_after_a_pull() {
 }
 
 #[test]
+fn keys_that_triggers_draw_are_known_after_a_pull() {
+    let schema = "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE audit (id TEXT PRIMARY KEY, what, note);
+         CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO audit VALUES (hex(randomblob(9)), new.id, NULL); END;";
+    let audit = "SELECT group_concat(ifnull(note, '-'), ' ') FROM (SELECT * FROM audit ORDER BY note)";
+    let changed = "INSERT INTO t VALUES (9); UPDATE audit SET note = 'seen'";
+    assert_eq!(meet(schema, "", changed, audit), "- seen");
+}
+
+#[test]
 fn a_change_of_what_a_trigger_added_reaches_it_after_a_push() {
     let schema = "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE audit (what, note);
          CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO audit (what) VALUES (new.id); END;";
