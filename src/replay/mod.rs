@@ -48,6 +48,8 @@
 //! * Where FAIL has ended a statement in a trigger (`RAISE(FAIL)`, OR FAIL in its body or as the clause of the statement), the
 //!   row is there and the trigger fails again: a conflict. If its body says OR REPLACE or IGNORE, which OR FAIL of the
 //!   statement overrode here, that is what happens there.
+//! * An AUTOINCREMENT id that a row did not get because of IGNORE is used up here and not there; one of a statement that FAIL has
+//!   ended is used up there and not here. A row that a trigger adds next gets another id there.
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
 //!   what is generated from it. And it sees NULL here where OR REPLACE is about to put the default of a NOT NULL column, there
 //!   the default.

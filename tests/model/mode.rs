@@ -53,8 +53,8 @@ impl Mode {
             fail,
             // OR REPLACE puts them in place of NULL, which BEFORE triggers see here, and not there.
             defaults: !(triggers && replace) || asked_for("defaults"),
-            // SQLite does not note the largest id when FAIL ends a statement; there nothing fails, and it does.
-            autoincrement: !(triggers && fail) || asked_for("autoincrement"),
+            // Ids that IGNORE or FAIL has used up, or has not, are the next ones of rows that triggers add.
+            autoincrement: !(triggers && (fail || ignore)) || asked_for("autoincrement"),
             // UPDATE of the rowid of a row without a key: it is captured as a DELETE and an INSERT, which fire other
             // triggers.
             moves: !triggers || asked_for("moves"),
