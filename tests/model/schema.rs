@@ -124,7 +124,12 @@ fn column_definition(
             4 => format!("length({other})"),
             _ => format!("abs({other})"),
         };
-        return format!("{text} AS ({expression}) {}", r.pick(&["VIRTUAL", "STORED", ""]));
+        // A trigger sees the real that an UPDATE copies from a virtual column, and the table has an integer.
+        let place = match r.pick(&["VIRTUAL", "STORED", ""]) {
+            _ if mode.triggers && ["REAL", "DOUBLE"].contains(&kind) => "STORED",
+            place => place,
+        };
+        return format!("{text} AS ({expression}) {place}");
     }
     match r.below(16) {
         0 => text += &format!(" NOT NULL{on_conflict}"),
