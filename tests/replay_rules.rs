@@ -909,3 +909,22 @@ fn rows_that_triggers_added_are_found_after_a_push_that_others_came_before() {
     let again = rebased(&pulled, &theirs, acknowledged).unwrap();
     assert_eq!(dump(&again), dump(&pulled));
 }
+
+#[test]
+fn a_row_that_a_trigger_of_the_other_side_removed_comes_back_with_an_update() {
+    let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE TABLE k (a, b); INSERT INTO t VALUES (1, 'x');
+      CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO k VALUES ('fired', 0); DELETE FROM k WHERE a = new.a; END";
+    let o = sync(
+        base,
+        &[
+            &["INSERT INTO k VALUES ('y', 1)"],
+            &["UPDATE t SET a = 'y' WHERE id = 1"],
+            &["UPDATE k SET b = 2 WHERE a = 'y'"],
+        ],
+        "DELETE FROM t",
+    );
+    assert_eq!(
+        rows(&o.remote, "SELECT a, b FROM k ORDER BY a"),
+        ["fired,0", "y,2"]
+    );
+}

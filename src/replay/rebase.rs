@@ -592,6 +592,7 @@ impl<'a> Rebase<'a> {
                 None => 0,
             };
             if let (0, Identity::Rowid(alias)) = (found, identity)
+                && !change.before.is_empty()
                 && let Some(rowid) =
                     moved.find_fired(self.scratch, table, alias, (entry.rowid, &change.before))?
             {
