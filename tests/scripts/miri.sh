@@ -1,6 +1,6 @@
 #!/bin/sh
 # miri.sh [TEST...]: runs the unit tests of the pure modules under Miri, which finds undefined behaviour. SQLite and zstd
-# are C, which it cannot run, so tests that call them are left out, and one that makes some thousand texts. Some ten
+# are C, which it cannot run, so tests that call them are left out, and one that makes some thousand texts. Some twenty
 # minutes.
 set -eu
 cargo +nightly miri --version > /dev/null 2>&1 ||
