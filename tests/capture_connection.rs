@@ -468,3 +468,17 @@ fn a_statement_that_cannot_be_prepared_anew_counts_nothing() {
     assert!(update.step().is_err());
     assert_eq!(one(&c, "SELECT changes() || ' ' || total_changes()"), "'3 3'");
 }
+
+#[test]
+fn a_replace_that_fails_before_it_overwrites_keeps_what_it_did_and_nothing_else() {
+    let r = Replica::new("CREATE TABLE h (k INTEGER PRIMARY KEY, d INTEGER) STRICT");
+    let c = r.open();
+    run(&c, "INSERT INTO h VALUES (4, 4); BEGIN");
+    // SQLite keeps the first row in a transaction.
+    let failed = c.execute_batch("INSERT OR REPLACE INTO h VALUES (5, 1), (4, 'text')");
+    assert_eq!(failed.unwrap_err().code, Code::Constraint);
+    run(&c, "COMMIT");
+    assert_eq!(one(&c, "SELECT group_concat(k || '=' || d) FROM h"), "'4=4,5=1'");
+    c.close().unwrap();
+    assert_eq!(r.log().len(), 2, "{:?}", r.log());
+}

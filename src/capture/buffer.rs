@@ -182,6 +182,11 @@ impl Buffer {
         self.changes.push(change);
     }
 
+    /// Takes the last change back.
+    pub fn pop_change(&mut self) {
+        self.changes.pop();
+    }
+
     /// The changes in order.
     pub fn changes(&self) -> &[RowChange] {
         &self.changes

@@ -95,7 +95,13 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
             rows.entry((change.table, key)).or_default().after = after;
         }
     }
+    let mut pending = None;
+    if let Some(last) = buffer.changes().last().filter(|c| c.op == RowOp::Delete) {
+        let info = tables.get(db, buffer.table(last.table))?;
+        pending = keys(buffer, &info, last).0.map(|key| (last.table, key));
+    }
     let mut cancelled_out = true;
+    let mut dropped = false;
     for ((table, key), net) in rows {
         if net.before == net.after {
             continue;
@@ -108,11 +114,28 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
         };
         match comparable(now)? {
             now if now == net.after => return Ok(Some(true)),
+            // The row that a REPLACE was about to overwrite when it failed is there either way, see `is_pending_delete`.
+            now if now == net.before && pending.as_ref() == Some(&(table, key)) => dropped = true,
             now if now == net.before => return Ok(Some(false)),
             _ => {}
         }
     }
-    Ok((cancelled_out && !doubtful).then_some(false))
+    Ok((dropped || cancelled_out && !doubtful).then_some(false))
+}
+
+/// True if the last change in `buffer`, of which the others were kept, is a delete that has not happened: before a REPLACE
+/// overwrites a row in place, SQLite (3.53) tells that it deletes it, and may find only then that the new one has a value of the
+/// wrong type.
+pub(super) fn is_pending_delete(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<bool> {
+    let Some(change) = buffer.changes().last().filter(|c| c.op == RowOp::Delete) else {
+        return Ok(false);
+    };
+    let name = buffer.table(change.table);
+    let info = tables.get(db, name)?;
+    let (Some(key), _) = keys(buffer, &info, change) else {
+        return Ok(false);
+    };
+    Ok(matches!(current(db, &info, name, &key)?, Some(Some(_))))
 }
 
 fn image(buffer: &Buffer, info: &TableInfo, row: &Option<std::ops::Range<usize>>) -> Option<Vec<u8>> {

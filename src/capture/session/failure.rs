@@ -71,6 +71,12 @@ impl Session {
                 kept = hooks.as_internal(|| ended.was_kept(db, &buffer))?;
             }
         }
+        if kept == Some(true) && !db.autocommit() {
+            let pending = || outcome::is_pending_delete(db, &mut capture.log.tables, &hooks.buffer.borrow());
+            if hooks.as_internal(|| hooks.counters.hiding(db, pending))? {
+                hooks.buffer.borrow_mut().pop_change();
+            }
+        }
         match kept {
             Some(true) => self.flush(Some(id), false)?,
             Some(false) => hooks.buffer.borrow_mut().clear(),
