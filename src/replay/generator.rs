@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::capture::clause::Clause;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::{Error, Result};
-use crate::record::{Value, decode};
+use crate::record::{Value, decode, encode};
 use crate::replay::clause::Or;
 use crate::replay::replaced::{By, Replaced};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
@@ -113,6 +113,37 @@ impl RowChange {
             replaced: extra.filter(|_| is_delete).map(By::of),
             clause: extra.filter(|_| !is_delete).map_or(Clause::None, Clause::of),
         })
+    }
+
+    /// `entry` with the content of this change, as one that nothing else redoes.
+    pub(super) fn encode(&self, entry: &LogEntry) -> LogEntry {
+        let row = |values: &Vec<Value>| (!values.is_empty()).then(|| encode(values));
+        let clause = self.clause.number().map(Value::Integer);
+        let updates = (self.change_type == ChangeType::Update).then(|| {
+            let flags = self.mask.iter().map(|set| match set {
+                Set::Kept => Value::Integer(0),
+                Set::New => Value::Integer(1),
+                Set::Same => Value::Integer(2),
+            });
+            let value = |(v, set): (&Value, &Set)| match set {
+                Set::New => v.clone(),
+                _ => Value::Null,
+            };
+            let values = self.after.iter().zip(&self.mask).map(value);
+            encode(&flags.chain(values).chain(clause.clone()).collect::<Vec<_>>())
+        });
+        let more = || match self.replaced {
+            Some(by) => Some(encode(&[Value::Integer(by.number())])),
+            None => clause.clone().map(|clause| encode(&[clause])),
+        };
+        LogEntry {
+            change_type: self.change_type,
+            rowid: self.rowid,
+            before: row(&self.before),
+            after: row(&self.after),
+            updates: updates.or_else(more),
+            ..entry.clone()
+        }
     }
 
     /// The image that tells which row is meant.

@@ -19,7 +19,6 @@ use crate::error::Result;
 use crate::record::{Value, encode};
 use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
 use crate::replay::generator::{Generator, RowChange, Set};
-use crate::replay::rebase::encoded;
 use crate::replay::table::{Identity, Table, no_such_table};
 use crate::replay::{Progress, Transaction, Transactions, is_internal};
 
@@ -145,7 +144,7 @@ impl Net<'_> {
         if let Some(earlier) = self.latest(&table, &place)? {
             let mut merged = RowChange::decode(&table, &earlier)?;
             if merge(&mut merged, &change) {
-                return write_entry_to(self.scratch, CHANGES, &encoded(&earlier, &merged));
+                return write_entry_to(self.scratch, CHANGES, &merged.encode(&earlier));
             }
         }
         let change_id = self.add(entry.clone(), sent)?;
