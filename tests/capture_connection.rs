@@ -471,14 +471,31 @@ fn a_statement_that_cannot_be_prepared_anew_counts_nothing() {
 
 #[test]
 fn a_replace_that_fails_before_it_overwrites_keeps_what_it_did_and_nothing_else() {
-    let r = Replica::new("CREATE TABLE h (k INTEGER PRIMARY KEY, d INTEGER) STRICT");
-    let c = r.open();
-    run(&c, "INSERT INTO h VALUES (4, 4); BEGIN");
-    // SQLite keeps the first row in a transaction.
-    let failed = c.execute_batch("INSERT OR REPLACE INTO h VALUES (5, 1), (4, 'text')");
-    assert_eq!(failed.unwrap_err().code, Code::Constraint);
-    run(&c, "COMMIT");
-    assert_eq!(one(&c, "SELECT group_concat(k || '=' || d) FROM h"), "'4=4,5=1'");
-    c.close().unwrap();
-    assert_eq!(r.log().len(), 2, "{:?}", r.log());
+    for (rows, left, logged) in [
+        ("(5, 1), (4, 'text')", "'4=4,5=1'", "+h#5>5,1"),
+        ("(5, 1), (5, 'text')", "'4=4,5=1'", "+h#5>5,1"),
+        ("(4, 1), (4, 'text')", "'4=1'", "-h#4<4,4 +h#4>4,1"),
+        ("(4, 'text')", "'4=4'", ""),
+        (
+            "(4, 1), (5, 1), (6, 'text')",
+            "'4=1,5=1'",
+            "-h#4<4,4 +h#4>4,1 +h#5>5,1",
+        ),
+    ] {
+        let r = Replica::new("CREATE TABLE h (k INTEGER PRIMARY KEY, d INTEGER) STRICT");
+        let c = r.open();
+        run(&c, "INSERT INTO h VALUES (4, 4)");
+        run(&c, "BEGIN");
+        // SQLite keeps the rows before in a transaction.
+        let failed = c.execute_batch(&format!("INSERT OR REPLACE INTO h VALUES {rows}"));
+        assert_eq!(failed.unwrap_err().code, Code::Constraint, "{rows}");
+        run(&c, "COMMIT");
+        assert_eq!(
+            one(&c, "SELECT group_concat(k || '=' || d) FROM h"),
+            left,
+            "{rows}"
+        );
+        c.close().unwrap();
+        assert_eq!(r.log()[1..].join(" "), logged, "{rows}");
+    }
 }

@@ -69,6 +69,22 @@ impl Ended<'_> {
     }
 }
 
+/// Takes the last change of a failed statement back if it is a delete and the row is there. Before a REPLACE writes over a row in
+/// place, SQLite (3.53) tells that it deletes it; only then it may find that the new row has a value of the wrong type.
+pub(super) fn forget_pending_delete(db: Db, tables: &mut TableCache, buffer: &mut Buffer) -> Result<()> {
+    let Some(last) = buffer.changes().last().filter(|c| c.op == RowOp::Delete) else {
+        return Ok(());
+    };
+    let table = buffer.table(last.table);
+    let info = tables.get(db, table)?;
+    if let (Some(key), _) = keys(buffer, &info, last)
+        && let Some(Some(_)) = current(db, &info, table, &key)?
+    {
+        buffer.pop_change();
+    }
+    Ok(())
+}
+
 /// True if the changes in `buffer` are still in the database. If they cancel each other out either answer is right.
 /// `None` if the database does not tell: where columns hide all names of the rowid, SQL cannot reach a row by it.
 pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<Option<bool>> {
@@ -95,13 +111,7 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
             rows.entry((change.table, key)).or_default().after = after;
         }
     }
-    let mut pending = None;
-    if let Some(last) = buffer.changes().last().filter(|c| c.op == RowOp::Delete) {
-        let info = tables.get(db, buffer.table(last.table))?;
-        pending = keys(buffer, &info, last).0.map(|key| (last.table, key));
-    }
     let mut cancelled_out = true;
-    let mut dropped = false;
     for ((table, key), net) in rows {
         if net.before == net.after {
             continue;
@@ -114,28 +124,11 @@ pub(super) fn was_kept(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Resu
         };
         match comparable(now)? {
             now if now == net.after => return Ok(Some(true)),
-            // The row that a REPLACE was about to overwrite when it failed is there either way, see `is_pending_delete`.
-            now if now == net.before && pending.as_ref() == Some(&(table, key)) => dropped = true,
             now if now == net.before => return Ok(Some(false)),
             _ => {}
         }
     }
-    Ok((dropped || cancelled_out && !doubtful).then_some(false))
-}
-
-/// True if the last change in `buffer`, of which the others were kept, is a delete that has not happened: before a REPLACE
-/// overwrites a row in place, SQLite (3.53) tells that it deletes it, and may find only then that the new one has a value of the
-/// wrong type.
-pub(super) fn is_pending_delete(db: Db, tables: &mut TableCache, buffer: &Buffer) -> Result<bool> {
-    let Some(change) = buffer.changes().last().filter(|c| c.op == RowOp::Delete) else {
-        return Ok(false);
-    };
-    let name = buffer.table(change.table);
-    let info = tables.get(db, name)?;
-    let (Some(key), _) = keys(buffer, &info, change) else {
-        return Ok(false);
-    };
-    Ok(matches!(current(db, &info, name, &key)?, Some(Some(_))))
+    Ok((cancelled_out && !doubtful).then_some(false))
 }
 
 fn image(buffer: &Buffer, info: &TableInfo, row: &Option<std::ops::Range<usize>>) -> Option<Vec<u8>> {

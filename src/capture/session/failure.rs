@@ -64,17 +64,14 @@ impl Session {
         // What such a statement has left in the implicit transaction would be gone in autocommit mode.
         let undone = capture.implicit && !outcome::stays_in_autocommit(error);
         if !db.autocommit() && !is_ddl && !undone {
-            let buffer = hooks.buffer.borrow();
-            let decide = || outcome::was_kept(db, &mut capture.log.tables, &buffer);
+            let mut buffer = hooks.buffer.borrow_mut();
+            let decide = || {
+                outcome::forget_pending_delete(db, &mut capture.log.tables, &mut buffer)?;
+                outcome::was_kept(db, &mut capture.log.tables, &buffer)
+            };
             kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;
             if let (None, Some(ended)) = (kept, ended) {
                 kept = hooks.as_internal(|| ended.was_kept(db, &buffer))?;
-            }
-        }
-        if kept == Some(true) && !db.autocommit() {
-            let pending = || outcome::is_pending_delete(db, &mut capture.log.tables, &hooks.buffer.borrow());
-            if hooks.as_internal(|| hooks.counters.hiding(db, pending))? {
-                hooks.buffer.borrow_mut().pop_change();
             }
         }
         match kept {
