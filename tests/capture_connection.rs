@@ -499,3 +499,23 @@ fn a_replace_that_fails_before_it_overwrites_keeps_what_it_did_and_nothing_else(
         assert_eq!(r.log()[1..].join(" "), logged, "{rows}");
     }
 }
+
+#[test]
+fn a_replace_that_fails_before_it_overwrites_leaves_the_row_in_its_indexes() {
+    let r = Replica::new("CREATE TABLE h (k INTEGER PRIMARY KEY, d INTEGER UNIQUE) STRICT");
+    let c = r.open();
+    run(&c, "INSERT INTO h VALUES (4, 4), (5, 5)");
+    let mut reader = prepare(&c, "SELECT d FROM h ORDER BY d");
+    assert_eq!(reader.step(), Ok(Step::Row));
+    run(&c, "BEGIN");
+    let failed = c.execute_batch("INSERT OR REPLACE INTO h VALUES (6, 6), (5, 'text')");
+    assert_eq!(failed.unwrap_err().code, Code::Constraint);
+    assert_eq!(reader.step(), Ok(Step::Row));
+    reader.reset(false).unwrap();
+    // Plain SQLite (3.53) finds no row here, and its integrity check fails.
+    assert_eq!(one(&c, "SELECT k FROM h WHERE d = 5"), "5");
+    run(&c, "COMMIT");
+    assert_eq!(one(&c, "PRAGMA integrity_check"), "'ok'");
+    c.close().unwrap();
+    assert_eq!(r.log()[2..], ["+h#6>6,6"]);
+}

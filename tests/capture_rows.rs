@@ -518,6 +518,28 @@ fn deferred_foreign_keys_fail_at_commit() {
 }
 
 #[test]
+fn foreign_keys_that_are_deferred_beforehand_stay_so_until_the_next_transaction_ends() {
+    let r = Replica::new("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p);");
+    let c = r.open();
+    run(&c, "PRAGMA foreign_keys = ON; PRAGMA defer_foreign_keys = ON");
+    // Reading the schema for a first statement is no transaction of the user.
+    prepare(&c, "INSERT INTO c VALUES (1)");
+    assert_eq!(one(&c, "PRAGMA defer_foreign_keys"), "1");
+    run(
+        &c,
+        "BEGIN; INSERT INTO c VALUES (1); INSERT INTO p VALUES (1); COMMIT",
+    );
+    assert_eq!(one(&c, "PRAGMA defer_foreign_keys"), "0");
+    // SQLite looks at deferred ones behind the rows that RETURNING gives.
+    run(&c, "PRAGMA defer_foreign_keys = ON");
+    let mut returning = prepare(&c, "INSERT INTO c VALUES (2) RETURNING p");
+    assert_eq!(returning.step(), Ok(Step::Row));
+    assert_eq!(returning.step().map_err(|e| e.code), Err(Code::Constraint));
+    assert_eq!(one(&c, "PRAGMA defer_foreign_keys"), "0");
+    assert_eq!(r.log(), ["+c#1>1", "+p#1>1"]);
+}
+
+#[test]
 fn counters_show_the_users_changes_only() {
     let r = Replica::new("CREATE TABLE t(id INTEGER PRIMARY KEY, a);");
     let c = r.open();

@@ -192,11 +192,13 @@ impl LogWriter {
         {
             return Ok(None);
         }
-        if self.transaction.is_none() {
-            let cookie = read_integer(&mut self.cookie)?;
-            self.tables.validate(cookie);
-        }
-        virtual_table::refusal(self.db, &mut self.tables, written)
+        self.db.reading_between(|| {
+            if self.transaction.is_none() {
+                let cookie = read_integer(&mut self.cookie)?;
+                self.tables.validate(cookie);
+            }
+            virtual_table::refusal(self.db, &mut self.tables, written)
+        })
     }
 
     /// True if the main schema has virtual tables; the write lock must be held.

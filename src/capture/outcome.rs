@@ -70,7 +70,8 @@ impl Ended<'_> {
 }
 
 /// Takes the last change of a failed statement back if it is a delete and the row is there. Before a REPLACE writes over a row in
-/// place, SQLite (3.53) tells that it deletes it; only then it may find that the new row has a value of the wrong type.
+/// place, SQLite (3.53) tells that it deletes it, and takes it out of the indexes; only then it may find that the new row has
+/// a value of the wrong type. It leaves the row where it was and the indexes without it, in which case they are made anew.
 pub(super) fn forget_pending_delete(db: Db, tables: &mut TableCache, buffer: &mut Buffer) -> Result<()> {
     let Some(last) = buffer.changes().last().filter(|c| c.op == RowOp::Delete) else {
         return Ok(());
@@ -80,6 +81,7 @@ pub(super) fn forget_pending_delete(db: Db, tables: &mut TableCache, buffer: &mu
     if let (Some(key), _) = keys(buffer, &info, last)
         && let Some(Some(_)) = current(db, &info, table, &key)?
     {
+        db.execute(&format!("REINDEX main.{}", quoted(table)))?;
         buffer.pop_change();
     }
     Ok(())

@@ -234,7 +234,7 @@ impl Session {
             return Ok(());
         }
         let check = || purpose.writes.check(self.db, &self.hooks.ignored);
-        self.hooks.as_internal(check)
+        self.hooks.as_internal(|| self.db.reading_between(check))
     }
 
     /// An error of SQLite with the authorizer's reason, if it was the authorizer.

@@ -208,6 +208,21 @@ impl Db {
         while statement.step()? {}
         Ok(())
     }
+
+    /// Reads outside a transaction. SQLite (3.53) takes the end of what reads there for the end of the transaction up to
+    /// which the user may have deferred foreign keys.
+    pub fn reading_between<T>(self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        let is_deferred = || -> Result<bool> {
+            let mut get = self.prepare("PRAGMA defer_foreign_keys")?;
+            Ok(get.step()? && get.integer(0) != 0)
+        };
+        let deferred = self.autocommit() && is_deferred()?;
+        let result = read();
+        if deferred {
+            self.execute("PRAGMA defer_foreign_keys = 1")?;
+        }
+        result
+    }
 }
 
 /// A prepared statement, finalized on drop; it must not outlive the connection.

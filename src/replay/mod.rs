@@ -46,8 +46,8 @@
 //! * A row that a constraint with `ON CONFLICT REPLACE` has replaced without firing DELETE triggers travels as OR REPLACE,
 //!   for the bodies of its triggers, too, if the table has constraints with `IGNORE` or `ROLLBACK` as well.
 //! * Where FAIL has ended a statement in a trigger (`RAISE(FAIL)`, OR FAIL in its body or as the clause of the statement), the
-//!   row is there and the trigger fails again: a conflict. If its body says OR REPLACE or IGNORE, which OR FAIL of the
-//!   statement overrode here, that is what happens there.
+//!   row is there and the trigger fails again: a conflict. If its body says OR REPLACE or IGNORE, or a constraint of what it
+//!   writes ON CONFLICT, which OR FAIL of the statement overrode here, that is what happens there.
 //! * An AUTOINCREMENT id that a row did not get because of IGNORE is used up here and not there; one of a statement that FAIL has
 //!   ended is used up there and not here. A row that a trigger adds next gets another id there.
 //! * A BEFORE INSERT trigger sees -1 here in place of a rowid that SQLite is about to choose, there the rowid; likewise
@@ -56,7 +56,8 @@
 //! * A row with a key (other than its rowid) gets whatever rowid is next there, even if it was given one here. One that a
 //!   REPLACE removed here for its rowid alone is deleted there, which fires DELETE triggers.
 //! * An UPDATE that copies a whole number from a VIRTUAL column of type REAL to a column without REAL affinity stores an
-//!   integer, but SQLite (3.53) computes STORED columns from the real: 2.0 here is 2 there, which computes it from what is stored.
+//!   integer, but SQLite (3.53) computes STORED columns, and index entries of generated ones, from the real: 2.0 here is 2 there,
+//!   which computes them from what is stored. An index that does not fit its table so is damaged here, for SQLite itself.
 //! * Where columns hide all names of the rowid and there is no key, an update of one of several equal rows is a conflict.
 //! * A row that moves to another rowid, and has no key, is deleted and inserted.
 //! * A trigger that cannot run, because what it writes to is gone, keeps a change from travelling only if the change needs it

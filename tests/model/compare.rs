@@ -5,6 +5,13 @@ use rusqlite::types::ValueRef;
 
 use crate::mode::SEQUENCES;
 
+/// Gives rows if SQLite (3.53) has left an index that does not fit its table: a failed REPLACE of a STRICT table does, and a
+/// whole number that an UPDATE copies from a VIRTUAL column of type REAL.
+pub const DAMAGED: &str = "SELECT 1 FROM pragma_integrity_check AS problem
+    WHERE problem.integrity_check LIKE '%missing from index%'
+       OR problem.integrity_check LIKE '%wrong # of entries%'
+       OR problem.integrity_check LIKE '%non-unique entry%'";
+
 /// Schema and rows of everything but the local tables, in an order that tells nothing. Rows of tables
 /// without a key come with their rowid.
 pub fn dump(conn: &Connection) -> Vec<String> {

@@ -139,7 +139,8 @@ impl Failed {
             .into_iter()
             .flatten();
         let actions = actions.map(|action| action.to_string());
-        let all: Vec<String> = program.base.iter().cloned().chain(actions).collect();
+        let schema = program.base.iter().filter(|sql| !sql.starts_with("INSERT"));
+        let all: Vec<String> = schema.cloned().chain(actions).collect();
         let is_trigger = |sql: &str| sql.contains("CREATE TRIGGER");
         let fails = all.iter().any(|sql| sql.contains("FAIL"));
         if fails && self.0.iter().any(|text| failure.ends_with(&format!(": {text}"))) {
@@ -154,6 +155,7 @@ impl Failed {
         let own_clause = |sql: &String| {
             let clauses = ["REPLACE", "IGNORE", "ON CONFLICT"];
             is_trigger(sql) && clauses.iter().any(|clause| sql.contains(clause))
+                || sql.contains("CREATE TABLE") && sql.contains("ON CONFLICT")
         };
         or_fail && !self.0.is_empty() && failure.starts_with("replica < >") && all.iter().any(own_clause)
     }

@@ -4,6 +4,7 @@ use turso_sync::capture::{Connection, OpenOptions, Statement, Step, ValueType};
 use turso_sync::error::{Code, Error};
 
 use crate::catalog::Catalog;
+use crate::compare::DAMAGED;
 use crate::mode::SEVERAL_HALF_WAY_WRITES;
 use crate::program::{Act, Action};
 
@@ -91,6 +92,14 @@ impl Side {
             .filter(|&k| self.open[k].connection == connection)
             .collect();
         of.get(i % of.len().max(1)).copied()
+    }
+
+    /// True if SQLite has left an index that does not fit its table; nothing is exact from then on.
+    pub fn is_damaged(&self) -> bool {
+        self.connections.iter().any(|connection| {
+            let (mut statement, _) = connection.prepare(DAMAGED).unwrap().unwrap();
+            statement.step() == Ok(Step::Row)
+        })
     }
 
     /// Does `action` and returns all that can be observed.

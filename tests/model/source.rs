@@ -50,7 +50,7 @@ pub fn changes_schema(sql: &str) -> bool {
         .any(|verb| sql.starts_with(verb))
 }
 
-/// Makes the database `base`; returns the statements that succeeded.
+/// Makes the database `base`; returns the statements that it is made of.
 pub fn make_base(place: &Place, source: &mut Source<'_>) -> Vec<String> {
     place.copy("empty", "base");
     let connection = Connection::open(&place.path("base"), OpenOptions::default()).unwrap();
@@ -60,10 +60,12 @@ pub fn make_base(place: &Place, source: &mut Source<'_>) -> Vec<String> {
     let mut step = 0;
     while let Some(sql) = source.base(&catalog, step) {
         step += 1;
-        if connection.execute_batch(&sql).is_ok() {
-            if !sql.starts_with("INSERT") {
-                catalog = Catalog::read(&connection);
-            }
+        let failed = connection.execute_batch(&sql).is_err();
+        if sql.starts_with("INSERT") {
+            // One that failed may have left rows (OR FAIL).
+            done.push(sql);
+        } else if !failed {
+            catalog = Catalog::read(&connection);
             done.push(sql);
         }
     }

@@ -23,6 +23,11 @@ pub fn write(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
     }
 }
 
+/// What a REPLACE removes for its rowid alone fires DELETE triggers there, if it has a key.
+fn removes_for_rowid(mode: &Mode) -> bool {
+    mode.triggers && mode.replace
+}
+
 /// A statement that INSERTs into `table`.
 pub fn insert(r: &Random, mode: &Mode, catalog: &Catalog, table: &Table) -> String {
     let into = quoted(r, &table.name);
@@ -31,8 +36,7 @@ pub fn insert(r: &Random, mode: &Mode, catalog: &Catalog, table: &Table) -> Stri
         columns.remove(r.below(columns.len()));
     }
     match table.rowid() {
-        // What a REPLACE removed for its rowid alone fires DELETE triggers there, if it had a key.
-        Some(rowid) if r.chance(12) && (!(mode.triggers && mode.replace) || table.key().is_empty()) => {
+        Some(rowid) if r.chance(12) && !(removes_for_rowid(mode) && table.has_keys()) => {
             columns.push(rowid);
         }
         _ => {}
@@ -114,7 +118,11 @@ fn assignments(r: &Random, mode: &Mode, table: &Table) -> String {
         set.push(format!("{name} = {new}"));
     }
     match table.rowid() {
-        Some(rowid) if (mode.moves || table.has_keys()) && r.chance(6) => {
+        Some(rowid)
+            if (mode.moves || table.has_keys())
+                && r.chance(6)
+                && !(removes_for_rowid(mode) && table.has_keys()) =>
+        {
             set.push(format!("{rowid} = {rowid} + {}", r.below(3)))
         }
         _ => {}
