@@ -331,7 +331,7 @@ pub fn ddl(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
         6 => format!("DROP TABLE {old}"),
         7 if !mode.two_connections => format!("DROP TABLE IF EXISTS {}", quoted(r, &name)),
         8 | 9 => rename_table(r, table),
-        // A statement that was prepared before could come to mean the rowid.
+        // A statement that was prepared before, or a trigger, could come to mean the rowid.
         10..=12 if mode.moves || !hides_rowid(table) => format!(
             "ALTER TABLE {old} RENAME COLUMN {column} TO {}",
             quoted(r, names::column(r))
@@ -349,7 +349,7 @@ pub fn ddl(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
             };
             format!("ALTER TABLE {old} ADD COLUMN {new}{more}")
         }
-        16 | 17 => format!("ALTER TABLE {old} DROP COLUMN {column}"),
+        16 | 17 if mode.moves || !hides_rowid(table) => format!("ALTER TABLE {old} DROP COLUMN {column}"),
         18..=20 => create_index(r, mode, table),
         21 => drop_one(r, "INDEX", &catalog.indexes),
         22 => create_view(r, table),

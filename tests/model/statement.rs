@@ -24,8 +24,8 @@ pub fn write(r: &Random, mode: &Mode, catalog: &Catalog) -> String {
 }
 
 /// What a REPLACE removes for its rowid alone fires DELETE triggers there, if it has a key.
-fn removes_for_rowid(mode: &Mode) -> bool {
-    mode.triggers && mode.replace
+fn removes_for_rowid(mode: &Mode, table: &Table) -> bool {
+    mode.triggers && mode.replace && !table.key().is_empty()
 }
 
 /// A statement that INSERTs into `table`.
@@ -36,7 +36,7 @@ pub fn insert(r: &Random, mode: &Mode, catalog: &Catalog, table: &Table) -> Stri
         columns.remove(r.below(columns.len()));
     }
     match table.rowid() {
-        Some(rowid) if r.chance(12) && !(removes_for_rowid(mode) && table.has_keys()) => {
+        Some(rowid) if r.chance(12) && !removes_for_rowid(mode, table) => {
             columns.push(rowid);
         }
         _ => {}
@@ -118,11 +118,7 @@ fn assignments(r: &Random, mode: &Mode, table: &Table) -> String {
         set.push(format!("{name} = {new}"));
     }
     match table.rowid() {
-        Some(rowid)
-            if (mode.moves || table.has_keys())
-                && r.chance(6)
-                && !(removes_for_rowid(mode) && table.has_keys()) =>
-        {
+        Some(rowid) if (mode.moves || table.has_keys()) && r.chance(6) && !removes_for_rowid(mode, table) => {
             set.push(format!("{rowid} = {rowid} + {}", r.below(3)))
         }
         _ => {}
