@@ -928,3 +928,45 @@ fn a_row_that_a_trigger_of_the_other_side_removed_comes_back_with_an_update() {
         ["fired,0", "y,2"]
     );
 }
+
+#[test]
+fn a_key_that_tells_apart_what_its_column_does_not() {
+    for end in ["", " WITHOUT ROWID"] {
+        let base = format!(
+            "CREATE TABLE t (a TEXT COLLATE NOCASE, b, PRIMARY KEY (a COLLATE BINARY)){end};
+             INSERT INTO t VALUES ('a', 1), ('A', 2), ('b', 1), ('B', 2)"
+        );
+        let local: &[&[&str]] = &[
+            &["DELETE FROM t WHERE a = 'a' COLLATE BINARY"],
+            &["UPDATE t SET b = 3 WHERE a = 'b' COLLATE BINARY"],
+        ];
+        sync(&base, local, "");
+        let o = sync(&base, local, "DELETE FROM t WHERE a = 'b' COLLATE BINARY");
+        let left = rows(&o.remote, "SELECT a, b FROM t ORDER BY a COLLATE BINARY");
+        assert_eq!(left, ["A,2", "B,2", "b,3"]);
+    }
+}
+
+/// SQLite refuses expressions of more than 1000 levels.
+#[test]
+fn rows_with_very_many_columns_and_no_key() {
+    let columns = |from: usize, what: &str| {
+        let names = (from..1500).map(|i| what.replace('#', &i.to_string()));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    for hidden in ["c0, c1, c2", "rowid, oid, _rowid_"] {
+        let base = format!(
+            "CREATE TABLE w ({hidden}, {}); INSERT INTO w (c3) VALUES (1), (2), (3)",
+            columns(3, "c#")
+        );
+        let all = format!("UPDATE w SET {} WHERE c3 = 3", columns(4, "c# = 9"));
+        let local: &[&[&str]] = &[
+            &["UPDATE w SET c4 = 7 WHERE c3 = 1", "DELETE FROM w WHERE c3 = 2"],
+            &["INSERT INTO w (c1499) VALUES (5)", &all],
+        ];
+        match hidden.starts_with("rowid") {
+            true => sync(&base, local, ""),
+            false => sync(&base, local, "UPDATE w SET c5 = 1 WHERE c3 = 3"),
+        };
+    }
+}

@@ -13,7 +13,7 @@ use crate::record::Value;
 use crate::replay::generator::{Kind, RowChange, Set, Statements, changed_values};
 use crate::replay::replaced::{By, Replaced};
 use crate::replay::table::{Column, Identity, Table, quote};
-use crate::replay::text::{assignments, found};
+use crate::replay::text::{all_of, assignments, found};
 use crate::replay::values::Slots;
 
 /// The conflict clause of a statement that carries a change.
@@ -251,7 +251,7 @@ pub(super) fn update_text(
                         Some(format!("other.{own} = {value} COLLATE {}", quote(collation)))
                     })
                     .collect();
-                terms.join(" AND ")
+                all_of(&terms)
             })
             .collect();
         terms.push(format!(
@@ -287,6 +287,6 @@ pub(super) fn update_again_text(
         "UPDATE {}{} SET {set} WHERE {found} AND changes() = 0 AND NOT ({})",
         or.text(table),
         quote(&table.name),
-        done.join(" AND ")
+        all_of(&done)
     )
 }

@@ -58,6 +58,8 @@ pub(super) struct Table {
     /// Positions of the primary key's columns, in the order of the key; empty = no primary key.
     pub key: Vec<usize>,
     pub key_names: Arc<[String]>,
+    /// For each of these columns the collation of the key, if it may be another one than that of the column.
+    pub key_collations: Vec<Option<String>>,
     /// The primary key is the rowid.
     pub integer_key: bool,
     /// A name of the rowid that no column hides.
@@ -146,13 +148,17 @@ impl Table {
         let rowid = ["rowid", "_rowid_", "oid"]
             .into_iter()
             .find(|alias| !without_rowid && !names.iter().any(|n| n == alias));
-        let key_names = key
+        let key_names: Arc<[String]> = key
             .iter()
             .filter_map(|&k| columns.get(k))
             .map(|c: &Column| c.name.clone())
             .collect();
         Ok(Some(Table {
             foreign_keys: foreign_keys(conn, &name, &columns)?,
+            key_collations: match sql.to_ascii_lowercase().contains("collate") {
+                true => key_collations(conn, &name, &key_names)?,
+                false => Vec::new(),
+            },
             own_conflict_clause: own_clauses(&sql).next().is_some(),
             own_replace: own_clauses(&sql).all(|word| word == "replace"),
             unique: match has_triggers {
@@ -186,6 +192,19 @@ impl Table {
             Some(alias) => Identity::Rowid(alias),
             None => Identity::Content,
         }
+    }
+
+    /// What finds the row whose key has the values `marks`; `names` are those of its columns.
+    pub(super) fn key_terms<'a>(
+        &self,
+        names: impl Iterator<Item = &'a String>,
+        marks: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let term = |((i, name), mark): ((usize, &String), &str)| match self.key_collations.get(i) {
+            Some(Some(collation)) => format!("{name} IS {mark} COLLATE {}", quote(collation)),
+            _ => format!("{name} IS {mark}"),
+        };
+        names.enumerate().zip(marks).map(term).collect()
     }
 
     /// The values of the key in `values`.
@@ -233,6 +252,21 @@ fn schema_row(conn: &Connection, name: &str) -> Result<Option<(String, String)>>
         .prepare_cached(sql)?
         .query_row([name], |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?)
+}
+
+/// The collation of each column in `key` within the primary key of `table`; none if that is the rowid.
+fn key_collations(conn: &Connection, table: &str, key: &[String]) -> Result<Vec<Option<String>>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT x.name, x.coll FROM pragma_index_list(?1, 'main') AS l, pragma_index_xinfo(l.name, 'main') AS x
+         WHERE l.origin = 'pk' AND x.key ORDER BY x.seqno",
+    )?;
+    let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let collations = rows.collect::<rusqlite::Result<Vec<(String, String)>>>()?;
+    let of = |name: &String| collations.iter().find(|(column, _)| column == name);
+    Ok(key
+        .iter()
+        .map(|name| of(name).map(|(_, collation)| collation.clone()))
+        .collect())
 }
 
 fn foreign_keys(conn: &Connection, table: &str, columns: &[Column]) -> Result<Vec<ForeignKey>> {

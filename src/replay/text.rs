@@ -255,7 +255,7 @@ pub(super) fn condition(table: &Table, names: &[String], identity: Identity, mar
     let terms = match identity {
         Identity::Key => {
             let key = table.key.iter().filter_map(|&k| names.get(k));
-            key.zip(marks).map(|(n, mark)| format!("{n} IS {mark}")).collect()
+            table.key_terms(key, marks.iter().copied())
         }
         Identity::Rowid(alias) => {
             let mut terms = vec![format!("{alias} = ?")];
@@ -264,5 +264,16 @@ pub(super) fn condition(table: &Table, names: &[String], identity: Identity, mar
         }
         Identity::Content => content(marks),
     };
-    terms.join(" AND ")
+    all_of(&terms)
+}
+
+/// True if all of `terms` are. Without parentheses SQLite nests them as deep as there are terms, and refuses more than 1000
+/// levels, those of queries around them included.
+pub(super) fn all_of(terms: &[String]) -> String {
+    const MOST: usize = 100;
+    if terms.len() <= MOST {
+        return terms.join(" AND ");
+    }
+    let parts = terms.chunks(MOST).map(|part| format!("({})", part.join(" AND ")));
+    parts.collect::<Vec<_>>().join(" AND ")
 }

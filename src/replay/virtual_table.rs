@@ -32,6 +32,7 @@ pub(super) fn load(conn: &Connection, name: String, kind: VirtualKind) -> Result
         columns: columns.into_iter().map(column).collect(),
         key: Vec::new(),
         key_names: [key].into(),
+        key_collations: Vec::new(),
         integer_key: false,
         rowid: Some("rowid"),
         has_triggers: false,

@@ -12,6 +12,7 @@ use crate::capture::module::Content;
 use crate::error::{Error, Result};
 use crate::record::{Value, encode};
 use crate::replay::table::{Column, Identity, quote};
+use crate::replay::text::all_of;
 use crate::replay::values::{Bound, from_column};
 
 type Sink<'a> = dyn FnMut(RowDifference) -> Result<()> + 'a;
@@ -169,13 +170,10 @@ impl<'a> Side<'a> {
     fn find(&self, table: &Table, row: &Row) -> Result<Option<Row>> {
         let identity = table.identity(&row.values);
         let (condition, args) = match identity {
-            Identity::Key => {
-                let terms: Vec<String> = self.key.iter().map(|name| format!("{name} IS ?")).collect();
-                (
-                    terms.join(" AND "),
-                    table.key_values(&row.values).cloned().collect(),
-                )
-            }
+            Identity::Key => (
+                all_of(&table.key_terms(self.key.iter(), std::iter::repeat("?"))),
+                table.key_values(&row.values).cloned().collect(),
+            ),
             Identity::Rowid(_) => (format!("{} = ?", self.rowid), vec![Value::Integer(row.rowid)]),
             Identity::Content => return Ok(None),
         };

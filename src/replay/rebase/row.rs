@@ -11,6 +11,7 @@ use crate::record::Value;
 use crate::replay::generator::{RowChange, Set, count_rows};
 use crate::replay::moved::{free_rowid, inserted_by};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
+use crate::replay::text::all_of;
 use crate::replay::values::{Bound, from_column};
 use crate::replay::{Purpose, ReplayStatement, conflict, virtual_table};
 
@@ -295,10 +296,6 @@ fn row_at(conn: &Connection, table: &Table, alias: &str, rowid: i64) -> Result<O
 }
 
 fn key_condition(table: &Table) -> String {
-    let terms: Vec<String> = table
-        .key_names
-        .iter()
-        .map(|name| format!("{} IS ?", quote(name)))
-        .collect();
-    terms.join(" AND ")
+    let names: Vec<String> = table.key_names.iter().map(|name| quote(name)).collect();
+    all_of(&table.key_terms(names.iter(), std::iter::repeat("?")))
 }
