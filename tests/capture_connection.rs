@@ -306,6 +306,7 @@ fn what_would_break_the_replica_is_refused_with_a_reason() {
         ("PRAGMA journal_mode = DELETE", "WAL"),
         ("PRAGMA wal_checkpoint(TRUNCATE)", "checkpoint"),
         ("PRAGMA writable_schema = ON", "CREATE"),
+        ("PRAGMA legacy_alter_table = 1", "views"),
         ("VACUUM", "VACUUM INTO"),
         ("/* */ vacuum main", "VACUUM INTO"),
         (
@@ -518,4 +519,83 @@ fn a_replace_that_fails_before_it_overwrites_leaves_the_row_in_its_indexes() {
     assert_eq!(one(&c, "PRAGMA integrity_check"), "'ok'");
     c.close().unwrap();
     assert_eq!(r.log()[2..], ["+h#6>6,6"]);
+}
+
+#[test]
+fn foreign_keys_are_switched_while_a_write_is_half_way_as_sqlite_reads_the_value() {
+    for value in [
+        "1", "on", "FULL", "extra", "'1x'", "-1", "256", "257", "yes", "nonsense", "TRUE",
+    ] {
+        let seen = [false, true].map(|capture| {
+            let r = Replica::new(T);
+            let options = OpenOptions {
+                capture,
+                ..Default::default()
+            };
+            let c = Connection::open(&r.path, options).unwrap();
+            let mut half_way = prepare(&c, "INSERT INTO t VALUES (1, 1) RETURNING id");
+            assert_eq!(half_way.step(), Ok(Step::Row));
+            run(&c, &format!("PRAGMA foreign_keys = {value}"));
+            half_way.reset(false).unwrap();
+            one(&c, "PRAGMA foreign_keys")
+        });
+        assert_eq!(seen[0], seen[1], "{value}");
+    }
+}
+
+unsafe extern "C" fn interrupt_here(
+    context: *mut rusqlite::ffi::sqlite3_context,
+    _count: std::ffi::c_int,
+    _arguments: *mut *mut rusqlite::ffi::sqlite3_value,
+) {
+    // SAFETY: called by SQLite with its own context.
+    unsafe {
+        rusqlite::ffi::sqlite3_interrupt(rusqlite::ffi::sqlite3_context_db_handle(context));
+        rusqlite::ffi::sqlite3_result_int(context, 7);
+    }
+}
+
+unsafe extern "C" fn add_interrupt_here(
+    db: *mut rusqlite::ffi::sqlite3,
+    _message: *mut *mut std::ffi::c_char,
+    _routines: *const rusqlite::ffi::sqlite3_api_routines,
+) -> std::ffi::c_int {
+    use rusqlite::ffi;
+    let (name, utf8) = (c"interrupt_here".as_ptr(), ffi::SQLITE_UTF8);
+    let nothing = std::ptr::null_mut();
+    // SAFETY: the connection is being opened; the name is a literal.
+    unsafe {
+        ffi::sqlite3_create_function_v2(db, name, 0, utf8, nothing, Some(interrupt_here), None, None, None)
+    }
+}
+
+/// The interrupt meets what the library does after the user's statement, and stays in force while the reader is half way.
+#[test]
+fn an_interrupt_between_a_write_and_its_log_undoes_the_write() {
+    // SAFETY: the function has the form that SQLite asks for. Other tests may have the SQL function, too.
+    unsafe { rusqlite::ffi::sqlite3_auto_extension(Some(add_interrupt_here)) };
+    for first in ["SELECT 1", "INSERT INTO t VALUES (1, 1)"] {
+        for begin in ["SELECT 1", "BEGIN", "BEGIN; INSERT INTO t VALUES (2, 2)"] {
+            let r = Replica::new(&format!("{T} CREATE TABLE u(a); INSERT INTO u VALUES (1), (2);"));
+            let c = r.open();
+            run(&c, first);
+            let mut reader = prepare(&c, "SELECT * FROM u");
+            reader.step().unwrap();
+            run(&c, begin);
+            let e = fails(&c, "INSERT INTO t VALUES (3, interrupt_here())");
+            assert_eq!(e.code, Code::Interrupt);
+            assert!(c.is_autocommit());
+            reader.reset(false).unwrap();
+            run(&c, "INSERT INTO t VALUES (4, 4)");
+            let shown: Vec<String> = rows(&c, "SELECT id, a FROM t").unwrap();
+            let logged: Vec<String> = r
+                .log()
+                .iter()
+                .map(|l| l.split_once('>').unwrap().1.to_owned())
+                .collect();
+            assert_eq!(shown, logged, "{first}; {begin}");
+            assert_eq!(shown.last().unwrap(), "4,4");
+            assert!(!shown.contains(&"3,7".to_owned()));
+        }
+    }
 }

@@ -217,3 +217,91 @@ fn a_failed_schema_change_leaves_running_readers_alone() {
     run(&c, "DROP INDEX i");
     assert_eq!(r.log().len(), 1);
 }
+
+/// SQLite does not tell what such a statement would do while there is nothing to do, and does it all the same if there is
+/// when it runs.
+#[test]
+fn schema_changes_that_become_necessary_only_after_they_were_prepared() {
+    let base = "CREATE TABLE t(a); CREATE TABLE x(a); CREATE INDEX i ON t(a); CREATE VIEW v AS SELECT 1;
+        CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT 1; END; CREATE VIRTUAL TABLE f USING fts5(a);";
+    let creates = [
+        ("DROP TABLE x", "CREATE TABLE IF NOT EXISTS x AS SELECT 1 AS b"),
+        ("DROP INDEX i", "CREATE INDEX IF NOT EXISTS i ON t(a)"),
+        ("DROP VIEW v", "CREATE VIEW IF NOT EXISTS v AS SELECT 1"),
+        (
+            "DROP TRIGGER r",
+            "CREATE TRIGGER IF NOT EXISTS r AFTER INSERT ON t BEGIN SELECT 1; END",
+        ),
+        (
+            "DROP TABLE f",
+            "CREATE VIRTUAL TABLE IF NOT EXISTS f USING fts5(a)",
+        ),
+    ];
+    let drops = [
+        ("CREATE TABLE n(a)", "DROP TABLE IF EXISTS n"),
+        ("CREATE INDEX n ON t(a)", "DROP INDEX IF EXISTS n"),
+        ("CREATE VIEW n AS SELECT 1", "DROP VIEW IF EXISTS n"),
+        (
+            "CREATE TRIGGER n AFTER INSERT ON t BEGIN SELECT 1; END",
+            "DROP TRIGGER IF EXISTS n",
+        ),
+    ];
+    for (first, then) in creates.into_iter().chain(drops) {
+        for (begin, commit) in [("", ""), ("BEGIN", "COMMIT"), ("SAVEPOINT s", "RELEASE s")] {
+            // Prepared before another connection, or the same one, has made it necessary; or where nobody knows of it yet.
+            for place in 0..3 {
+                let r = Replica::new(base);
+                let (one, two) = (r.open(), r.open());
+                run(&two, "SELECT * FROM t, x; SELECT * FROM f");
+                let early = (place < 2).then(|| prepare(&two, then));
+                run(if place == 0 { &two } else { &one }, first);
+                run(&two, begin);
+                early.unwrap_or_else(|| prepare(&two, then)).execute().unwrap();
+                run(&two, commit);
+                let log = r.log();
+                let signs: String = log.iter().map(|line| &line[..1]).collect();
+                let expected = match (first, then) {
+                    (_, then) if then.contains("AS SELECT 1 AS b") => "-++",
+                    (first, _) if first.starts_with("DROP") => "-+",
+                    _ => "+-",
+                };
+                assert_eq!(signs, expected, "{place} {begin} {then}: {log:?}");
+                run(&two, then);
+                assert_eq!(r.log(), log, "{then}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_temp_table_in_front_of_another_one_may_be_gone_when_the_statement_runs() {
+    let r = Replica::new("CREATE TABLE t(a); INSERT INTO t VALUES (1);");
+    let c = r.open();
+    run(&c, "CREATE TEMP TABLE t(b)");
+    let (mut alter, mut drop) = (
+        prepare(&c, "ALTER TABLE t ADD COLUMN c"),
+        prepare(&c, "DROP TABLE t"),
+    );
+    run(&c, "DROP TABLE temp.t");
+    alter.execute().unwrap();
+    drop.execute().unwrap();
+    let signs: Vec<_> = r.log().iter().map(|line| line[..1].to_owned()).collect();
+    assert_eq!(signs, ["~", "-"]);
+}
+
+#[test]
+fn what_is_there_already_is_not_created_again_and_needs_no_lock() {
+    let r = Replica::new("CREATE TABLE t(a); CREATE INDEX i ON t(a); CREATE VIEW v AS SELECT 1;");
+    let (one, two) = (r.open(), r.open());
+    two.set_busy_timeout(std::time::Duration::ZERO);
+    let nothing = "CREATE TABLE IF NOT EXISTS t(a); CREATE TABLE IF NOT EXISTS t AS SELECT 1; CREATE INDEX IF NOT EXISTS i ON t(a);
+        CREATE VIEW IF NOT EXISTS v AS SELECT 1; DROP TABLE IF EXISTS x; DROP TRIGGER IF EXISTS x";
+    run(&two, "BEGIN; SELECT * FROM t");
+    run(&one, "BEGIN; INSERT INTO t VALUES (1)");
+    run(&two, nothing);
+    run(&one, "COMMIT");
+    run(&two, nothing);
+    run(&two, "COMMIT; PRAGMA query_only = 1");
+    run(&two, nothing);
+    assert_eq!(r.log(), ["+t#1>1"]);
+}

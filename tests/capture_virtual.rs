@@ -341,3 +341,62 @@ fn the_first_use_of_a_module_leaves_the_change_counter_alone() {
     run(&c, "INSERT INTO b VALUES (1, 2, 3), (2, 3, 4)");
     assert_eq!(one(&c, "SELECT changes()"), "2");
 }
+
+/// Before a commit the library makes full-text tables write what they keep in memory; FTS4 does it by an INSERT into itself.
+#[test]
+fn writing_out_an_index_leaves_counters_and_the_last_rowid_alone() {
+    let r = Replica::new("CREATE VIRTUAL TABLE f USING fts4(x); CREATE VIRTUAL TABLE g USING fts5(x);");
+    let c = r.open();
+    let seen = |expected: &str| {
+        assert_eq!(one(&c, "SELECT changes(), last_insert_rowid()"), expected);
+        let last = expected.split(',').next_back().unwrap();
+        assert_eq!(c.last_insert_rowid().to_string(), last);
+    };
+    for table in ["f", "g"] {
+        run(
+            &c,
+            &format!("INSERT INTO {table}(rowid, x) VALUES (6, 'a'), (7, 'b')"),
+        );
+        seen("2,7");
+        run(&c, &format!("BEGIN; INSERT INTO {table} VALUES ('c'); COMMIT"));
+        seen("1,8");
+        run(
+            &c,
+            &format!("SAVEPOINT s; INSERT INTO {table} VALUES ('d'); RELEASE s"),
+        );
+        seen("1,9");
+        run(&c, &format!("UPDATE {table} SET x = 'e'"));
+        assert_eq!(one(&c, "SELECT changes()"), "4");
+    }
+}
+
+/// SQLite (3.53) cannot commit this. The transaction is over, as there.
+#[test]
+fn a_commit_that_a_virtual_table_refuses_rolls_back() {
+    for module in ["fts4", "fts5"] {
+        let r = Replica::new("CREATE TABLE t(a);");
+        let c = r.open();
+        run(
+            &c,
+            &format!(
+                "BEGIN; SAVEPOINT s; CREATE VIRTUAL TABLE h USING {module}(a); INSERT INTO h VALUES ('x'); ROLLBACK TO s;
+                 INSERT INTO t VALUES (1)"
+            ),
+        );
+        fails(&c, "COMMIT");
+        assert!(c.is_autocommit());
+        run(&c, "BEGIN; INSERT INTO t VALUES (2); COMMIT");
+        assert_eq!(r.log(), ["+t#1>2"]);
+    }
+}
+
+#[test]
+fn a_select_that_writes_is_refused() {
+    let r = Replica::new("CREATE VIRTUAL TABLE f USING fts4(x);");
+    let c = r.open();
+    run(&c, "INSERT INTO f VALUES ('a'); INSERT INTO f VALUES ('b')");
+    let e = fails(&c, "SELECT optimize(f) FROM f LIMIT 1");
+    assert!(e.message.contains("VALUES ('optimize')"), "{e}");
+    run(&c, "INSERT INTO f(f) VALUES ('optimize')");
+    assert!(c.is_autocommit());
+}

@@ -950,3 +950,109 @@ fn an_update_or_replace_replaces_nobody_elses_row() {
         push(&plain(&theirs), &push_statements(&local, &plain(&base)).unwrap()).expect_err(index);
     }
 }
+
+/// TEMP triggers stand on TEMP tables and views, or on those of attached databases. The other side has none of them.
+#[test]
+fn what_temp_triggers_do_to_the_main_schema_travels() {
+    let base = format!(
+        "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE); INSERT INTO t VALUES (1, 1), (2, 2), (3, 3);
+         CREATE TRIGGER x AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('i' || new.a); END;
+         CREATE TRIGGER d AFTER DELETE ON t BEGIN INSERT INTO log(what) VALUES ('d' || old.a); END;
+         CREATE TABLE p(id INTEGER PRIMARY KEY, u); CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE);
+         INSERT INTO p VALUES (1, 1), (2, 2), (3, 3), (4, 4); INSERT INTO c VALUES (1, 1), (2, 2), (3, 3), (4, 4);
+         CREATE TRIGGER cd AFTER DELETE ON c BEGIN INSERT INTO log(what) VALUES ('c' || old.id); END;
+         CREATE TRIGGER uo AFTER UPDATE OF u ON p BEGIN INSERT INTO log(what) VALUES ('u' || old.id); END;
+         CREATE VIEW pv AS SELECT * FROM p;
+         CREATE TRIGGER vi INSTEAD OF INSERT ON pv BEGIN INSERT INTO p VALUES (new.id, new.u); INSERT INTO log(what) VALUES ('v'); END"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let attach = format!(
+        "ATTACH '{}' AS \"o o\"; CREATE TABLE \"o o\".s(a); CREATE VIEW \"o o\".w AS SELECT * FROM s",
+        directory.path().join("other.db").display()
+    );
+    // A trigger of the main schema has the name of a TEMP one.
+    exact(
+        &base,
+        &[
+            "CREATE TEMP TABLE tt(a)",
+            "CREATE TEMP TRIGGER b BEFORE INSERT ON tt BEGIN INSERT INTO t(a) VALUES ('b' || new.a); END",
+            "CREATE TEMP TRIGGER x AFTER INSERT ON tt BEGIN
+               DELETE FROM t WHERE id = new.a; UPDATE t SET a = a || 'u' WHERE id > 2; REPLACE INTO t VALUES (50, 'r' || new.a); END",
+            "INSERT INTO tt VALUES (1), (2)",
+            "BEGIN; INSERT OR IGNORE INTO tt VALUES (3); INSERT OR REPLACE INTO tt VALUES (4); COMMIT",
+            "INSERT OR FAIL INTO tt VALUES (7), (7)",
+            "CREATE TEMP TRIGGER e BEFORE DELETE ON tt BEGIN DELETE FROM t WHERE a = 'b' || old.a; END",
+            "DELETE FROM tt WHERE a < 3",
+            "CREATE TEMP VIEW v AS SELECT * FROM t",
+            "CREATE TEMP TRIGGER y INSTEAD OF INSERT ON v BEGIN INSERT INTO t(a) VALUES (new.a); INSERT INTO log(what) VALUES ('v'); END",
+            "INSERT INTO v VALUES (1, 'one'), (2, 'two')",
+            "CREATE TEMP TRIGGER z INSTEAD OF UPDATE ON v BEGIN UPDATE t SET a = new.a WHERE id = old.id; END",
+            "UPDATE v SET a = a || 'z' WHERE id > 3",
+            &attach,
+            "CREATE TEMP TRIGGER o AFTER INSERT ON \"o o\".s BEGIN INSERT INTO t(a) VALUES ('o' || new.a); END",
+            "INSERT INTO s VALUES (1)",
+            "CREATE TEMP TRIGGER p INSTEAD OF INSERT ON \"o o\".w BEGIN INSERT INTO t(a) VALUES ('w' || new.a); END",
+            "INSERT INTO w VALUES (2)",
+            "CREATE TEMP TABLE t3(a)",
+            "CREATE TEMP TRIGGER vi BEFORE INSERT ON t3 BEGIN
+               DELETE FROM p WHERE id = new.a; UPDATE p SET u = u WHERE id = 4; INSERT INTO pv VALUES (new.a + 100, 1); END",
+            "PRAGMA foreign_keys = 1",
+            "INSERT INTO t3 VALUES (1), (2)",
+            "PRAGMA recursive_triggers = 1",
+            "CREATE TEMP TRIGGER c AFTER INSERT ON t3 WHEN new.a < 6 BEGIN INSERT INTO t3 VALUES (new.a + 1); END",
+            "INSERT INTO t3 VALUES (3)",
+        ],
+    );
+}
+
+#[test]
+fn triggers_of_a_temp_view_are_known_although_another_connection_changes_the_schema() {
+    let base = format!("{LOG} CREATE TABLE t(a)");
+    let replica = Replica::new(&base);
+    let (one, two) = (replica.open(), replica.open());
+    run(
+        &one,
+        "CREATE TEMP VIEW v AS SELECT * FROM t;
+         CREATE TEMP TRIGGER y INSTEAD OF INSERT ON v BEGIN INSERT INTO t VALUES (new.a); END",
+    );
+    let (mut insert, _) = one.prepare("INSERT INTO v VALUES (1)").unwrap().unwrap();
+    run(
+        &two,
+        "CREATE TRIGGER x AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES (new.a); END",
+    );
+    insert.execute().unwrap();
+    let log = replica.log();
+    assert_eq!(log[1..], ["+t#1>1", "+log#1>1,1@1"], "{log:?}");
+}
+
+#[test]
+fn triggers_are_known_whatever_like_compares() {
+    exact(
+        &format!(
+            "{LOG} CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, b); INSERT INTO t VALUES (1, 1, 1), (2, 2, 2);
+             create trigger d after delete on t begin insert into log(what) values ('d' || old.id); end;
+             create trigger o after update of b on t begin insert into log(what) values ('u' || old.id); end;
+             create table r(a, v real as (a + 0)); INSERT INTO r VALUES (1)"
+        ),
+        &[
+            "PRAGMA case_sensitive_like = 1",
+            "REPLACE INTO t VALUES (1, 1, 5), (3, 2, 5)",
+            "UPDATE t SET b = b WHERE id = 1",
+            "UPDATE t SET u = 9 WHERE id = 1",
+            "UPDATE r SET a = v",
+        ],
+    );
+}
+
+#[test]
+fn recursive_triggers_are_on_as_soon_as_the_pragma_is_prepared() {
+    let base = "CREATE TABLE t(id INTEGER PRIMARY KEY, a);
+        CREATE TRIGGER x AFTER INSERT ON t WHEN new.a > 0 BEGIN INSERT INTO t(a) VALUES (new.a - 1); END";
+    let replica = Replica::new(base);
+    let connection = replica.open();
+    drop(connection.prepare("PRAGMA recursive_triggers = 1").unwrap());
+    run(&connection, "INSERT INTO t(a) VALUES (2)");
+    let remote = plain(base);
+    push(&remote, &push_statements(&replica.plain(), &remote).unwrap()).unwrap();
+    assert_eq!(dump(&remote), dump(&replica.plain()));
+}

@@ -80,7 +80,7 @@ impl Purpose {
         let first = action.first.unwrap_or("");
         match action.code {
             ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
-                if !is_schema_table(first) && !first.eq_ignore_ascii_case("sqlite_temp_master") =>
+                if !is_schema_table(first) && !is_temp_schema_table(first) =>
             {
                 self.counts_changes = true;
                 self.note_written(first, action);
@@ -99,6 +99,8 @@ impl Purpose {
             _ => {}
         }
         if !action.schema.is_some_and(|s| s.eq_ignore_ascii_case("main")) {
+            // What TEMP triggers there do to the main schema is captured.
+            self.note_step(action);
             return Ok(());
         }
         match action.code {
@@ -112,24 +114,32 @@ impl Purpose {
     }
 
     fn note_work(&mut self, action: Action<'_>) {
+        self.note_step(action);
+        if let (ffi::SQLITE_UPDATE, Some(column)) = (action.code, action.second) {
+            self.work.assigned.push(Assignment {
+                trigger: action.trigger.map(str::to_owned),
+                table: action.first.unwrap_or("").to_owned(),
+                column: column.to_owned(),
+            });
+        }
+    }
+
+    /// Takes notice of what the statement itself does: its first write.
+    fn note_step(&mut self, action: Action<'_>) {
         let verb = match action.code {
             ffi::SQLITE_INSERT => RowOp::Insert,
             ffi::SQLITE_UPDATE => RowOp::Update,
-            _ => RowOp::Delete,
+            ffi::SQLITE_DELETE => RowOp::Delete,
+            _ => return,
         };
         let table = action.first.unwrap_or("");
-        if self.work.step.is_none() && action.trigger.is_none() {
+        let of_schema = is_schema_table(table) || is_temp_schema_table(table);
+        if self.work.step.is_none() && action.trigger.is_none() && !of_schema {
             self.work.step = Some(Step {
                 verb,
                 table: table.to_owned(),
+                schema: action.schema.map(str::to_owned),
                 clause: Clause::None,
-            });
-        }
-        if let (RowOp::Update, Some(column)) = (verb, action.second) {
-            self.work.assigned.push(Assignment {
-                trigger: action.trigger.map(str::to_owned),
-                table: table.to_owned(),
-                column: column.to_owned(),
             });
         }
     }
@@ -233,6 +243,11 @@ pub(super) fn is_schema_table(table: &str) -> bool {
         .any(|name| table.eq_ignore_ascii_case(name))
 }
 
+/// True for `sqlite_temp_schema` as SQLite calls it here.
+fn is_temp_schema_table(table: &str) -> bool {
+    table.eq_ignore_ascii_case("sqlite_temp_master")
+}
+
 /// True for the tables of the library.
 pub(super) fn is_reserved(table: &str) -> bool {
     LOCAL_TABLES
@@ -269,6 +284,9 @@ fn pragma(name: &str, value: Option<&str>) -> Result<(), String> {
         "writable_schema" if !is(&["0", "off", "no", "false"]) => {
             "direct schema edits are not captured; use CREATE, ALTER and DROP"
         }
+        "legacy_alter_table" if !is(&["0", "off", "no", "false"]) => {
+            "ALTER TABLE would leave views, triggers and foreign keys alone here, and not on the remote"
+        }
         "page_size" | "auto_vacuum" | "encoding" if value.is_some() => {
             "the layout of the file is that of the remote"
         }
@@ -281,10 +299,30 @@ fn pragma(name: &str, value: Option<&str>) -> Result<(), String> {
     ))
 }
 
-/// How SQLite reads the value of a boolean PRAGMA.
+/// Refuses a function that writes.
+pub(super) fn refuse_function(name: &str) -> Result<(), String> {
+    match name.eq_ignore_ascii_case("optimize") {
+        true => Err(
+            "the function optimize writes a full-text table within a SELECT, which a replica cannot capture; use INSERT \
+             INTO the_table(the_table) VALUES ('optimize')"
+                .into(),
+        ),
+        false => Ok(()),
+    }
+}
+
+/// How SQLite reads the value of a boolean PRAGMA: one of three words, or the digits that it begins with.
 fn is_on(value: &str) -> bool {
-    let words = ["on", "yes", "true", "full", "extra"];
-    words.iter().any(|w| value.eq_ignore_ascii_case(w)) || value.parse::<i64>().is_ok_and(|v| v & 0xff != 0)
+    let digits = value.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
+    let words = ["on", "yes", "true"];
+    words.iter().any(|w| value.eq_ignore_ascii_case(w)) || digits.parse::<i32>().is_ok_and(|v| v & 0xff != 0)
+}
+
+/// True for statements that are made to change the schema.
+pub(super) fn changes_schema(sql: &str) -> bool {
+    let sql = skip_blank(sql);
+    let verbs = ["CREATE", "DROP", "ALTER"];
+    verbs.iter().any(|verb| strip_keyword(sql, verb).is_some())
 }
 
 /// `sql` without leading white space, comments and semicolons.

@@ -89,6 +89,7 @@ impl Finished<'_> {
             step: Some(Step {
                 verb: RowOp::Delete,
                 table: self.ddl.name.clone(),
+                schema: None,
                 clause: Clause::None,
             }),
             assigned: work.assigned.clone(),

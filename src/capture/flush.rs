@@ -260,7 +260,10 @@ impl LogWriter {
         let info_of = |change: &RowChange| infos.get(change.table).and_then(|info| info.as_deref());
         let places = match depth.run() {
             Some(run) if !buffer.marks().is_empty() => {
-                let triggers = self.tables.triggers(self.db)?;
+                let mut triggers = self.tables.triggers(self.db)?;
+                if run.work.step.as_ref().is_some_and(|step| !step.in_main()) {
+                    triggers = Arc::new(triggers.with_temporary(self.db)?);
+                }
                 run.places(buffer, &triggers, |table| storage.get(table) == Some(&false))
             }
             _ => Vec::new(),

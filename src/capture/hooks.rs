@@ -11,7 +11,7 @@ use std::ptr;
 
 use rusqlite::ffi;
 
-use crate::capture::authorizer::{Action, Purpose};
+use crate::capture::authorizer::{Action, Purpose, refuse_function};
 use crate::capture::buffer::{self, Buffer, RowChange, RowOp};
 use crate::capture::ignored::IgnoredTables;
 use crate::capture::log::LOCAL_TABLES;
@@ -38,6 +38,10 @@ pub(super) struct HookState {
     pub purpose: RefCell<Purpose>,
     /// Why the authorizer refused.
     pub refusal: RefCell<Option<String>>,
+    /// The statement that runs was not known to change the schema: it is stopped if it does after all.
+    pub guards_schema: Cell<bool>,
+    /// That has happened.
+    pub met_ddl: Cell<bool>,
     /// The next commit is to become a rollback.
     pub refuses_commit: Cell<bool>,
     /// A transaction was rolled back.
@@ -190,7 +194,8 @@ unsafe extern "C" fn on_authorize(
         return ffi::SQLITE_DENY;
     };
     let verdict = match code {
-        ffi::SQLITE_READ | ffi::SQLITE_SELECT | ffi::SQLITE_FUNCTION => Ok(()),
+        ffi::SQLITE_FUNCTION => refuse_function(second.unwrap_or("")),
+        ffi::SQLITE_READ | ffi::SQLITE_SELECT => Ok(()),
         ffi::SQLITE_ALTER_TABLE => purpose.note_alter(first, second, &state.ignored),
         _ => {
             let action = Action {
@@ -204,6 +209,10 @@ unsafe extern "C" fn on_authorize(
         }
     };
     match verdict {
+        Ok(()) if state.guards_schema.get() && purpose.ddl.is_some() => {
+            state.met_ddl.set(true);
+            ffi::SQLITE_DENY
+        }
         Ok(()) => ffi::SQLITE_OK,
         Err(reason) => {
             state.refusal.replace(Some(reason));

@@ -62,7 +62,8 @@ impl Ended<'_> {
             _ => {}
         }
         let mut fails = db.prepare(
-            "SELECT 1 WHERE ?1 LIKE '%FAIL%' OR EXISTS (SELECT 1 FROM main.sqlite_schema WHERE sql LIKE '%FAIL%')",
+            "SELECT 1 WHERE upper(?1) LIKE '%FAIL%'
+               OR EXISTS (SELECT 1 FROM main.sqlite_schema WHERE upper(sql) LIKE '%FAIL%')",
         )?;
         fails.bind_text(1, self.sql.as_bytes())?;
         Ok((stays_in_autocommit(self.error) && !fails.step()?).then_some(false))

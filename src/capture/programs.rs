@@ -34,7 +34,8 @@ pub(super) struct Assignment {
 /// What a statement does to rows of the main schema.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Work {
-    /// What the statement itself does, and to which table or view.
+    /// What the statement itself does, and to which table or view, of any schema: TEMP triggers on others than the main one
+    /// may write the main one.
     pub step: Option<Step>,
     /// Columns that it and its triggers assign.
     pub assigned: Vec<Assignment>,
@@ -54,6 +55,8 @@ impl Work {
 pub(super) struct Step {
     pub verb: RowOp,
     pub table: String,
+    /// That of the table, as far as it is known: not of steps of triggers.
+    pub schema: Option<String>,
     /// Its own conflict clause.
     pub clause: Clause,
 }
@@ -75,7 +78,19 @@ impl Step {
             (RowOp::Delete, (Clause::None, rest))
         };
         let (table, _) = identifier(rest)?;
-        Some(Step { verb, table, clause })
+        Some(Step {
+            verb,
+            table,
+            schema: None,
+            clause,
+        })
+    }
+
+    /// True unless it writes another schema than the main one.
+    pub fn in_main(&self) -> bool {
+        self.schema
+            .as_ref()
+            .is_none_or(|schema| schema.eq_ignore_ascii_case("main"))
     }
 
     /// True if it may do `op` to rows of `table`: INSERT may update (upsert), and both may delete (REPLACE).
@@ -96,11 +111,13 @@ enum Timing {
     InsteadOf,
 }
 
-/// A trigger of the main schema.
+/// A trigger of the main schema, or a TEMP one.
 #[derive(Debug)]
 struct Trigger {
     name: String,
     table: String,
+    /// The other side does not have it, nor the table or view that it is on.
+    temporary: bool,
     timing: Timing,
     event: RowOp,
     /// Its text with blanks for all white space, as in the texts of steps.
@@ -108,7 +125,7 @@ struct Trigger {
 }
 
 impl Trigger {
-    fn parse(name: String, table: String, sql: &str) -> Option<Trigger> {
+    fn parse(name: String, table: String, temporary: bool, sql: &str) -> Option<Trigger> {
         let keyword = |sql, keyword| strip_keyword(skip_blank(sql), keyword);
         let (_, mut rest) = identifier(keyword(keyword(sql, "CREATE")?, "TRIGGER")?)?;
         if let Some(after) = skip_blank(rest).strip_prefix('.') {
@@ -133,6 +150,7 @@ impl Trigger {
         Some(Trigger {
             name,
             table,
+            temporary,
             timing,
             event,
             sql: blanks(sql),
@@ -144,27 +162,40 @@ fn blanks(sql: &str) -> String {
     sql.replace(|c: char| c.is_ascii_whitespace(), " ")
 }
 
-/// The triggers of the main schema by name in lower case.
-#[derive(Debug, Default)]
+/// Triggers by name in lower case; one of the main schema and a TEMP one may have the same.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Triggers {
-    by_name: HashMap<String, Arc<Trigger>>,
+    by_name: HashMap<String, Vec<Arc<Trigger>>>,
 }
 
 impl Triggers {
-    /// Reads them from the schema.
+    /// Reads those of the main schema.
     pub fn load(db: Db) -> Result<Triggers> {
-        let mut rows =
-            db.prepare("SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
         let mut triggers = Triggers::default();
+        triggers.add(db, false)?;
+        Ok(triggers)
+    }
+
+    /// These and the TEMP ones.
+    pub fn with_temporary(&self, db: Db) -> Result<Triggers> {
+        let mut triggers = self.clone();
+        triggers.add(db, true)?;
+        Ok(triggers)
+    }
+
+    fn add(&mut self, db: Db, temporary: bool) -> Result<()> {
+        let schema = if temporary { "temp" } else { "main" };
+        let mut rows = db.prepare(&format!(
+            "SELECT name, tbl_name, sql FROM {schema}.sqlite_schema WHERE type = 'trigger'"
+        ))?;
         while rows.step()? {
             let name = rows.text(0);
-            if let Some(trigger) = Trigger::parse(name.clone(), rows.text(1), &rows.text(2)) {
-                triggers
-                    .by_name
-                    .insert(name.to_ascii_lowercase(), Arc::new(trigger));
+            let key = name.to_ascii_lowercase();
+            if let Some(trigger) = Trigger::parse(name, rows.text(1), temporary, &rows.text(2)) {
+                self.by_name.entry(key).or_default().push(Arc::new(trigger));
             }
         }
-        Ok(triggers)
+        Ok(())
     }
 }
 
@@ -243,7 +274,8 @@ struct Frame {
 
 /// What the texts of a buffer mean.
 enum Text {
-    Program(Option<Arc<Trigger>>),
+    /// The start of a trigger: those that have the name.
+    Program(Vec<Arc<Trigger>>),
     Step(String, Option<Step>),
 }
 
@@ -264,7 +296,7 @@ fn places(
     recursive: bool,
     counts: impl Fn(usize) -> bool,
 ) -> Vec<Place> {
-    let texts: Vec<Text> = buffer.texts().map(|text| meaning(text, triggers)).collect();
+    let mut texts: Vec<Text> = buffer.texts().map(|text| meaning(text, triggers)).collect();
     let mut stack = Stack::new(step.cloned(), recursive);
     let mut makers = Vec::with_capacity(buffer.changes().len());
     let mut marks = buffer.marks().iter().peekable();
@@ -277,7 +309,12 @@ fn places(
                         .and_then(|(frame, ..): &(Option<usize>, bool, Clause)| *frame);
                     stack.foreign_key(last);
                 }
-                Mark::Text(text) => stack.text(texts.get(*text)),
+                Mark::Text(text) => {
+                    if let Some(Text::Program(named)) = texts.get_mut(*text) {
+                        stack.keep_meant(named);
+                    }
+                    stack.text(texts.get(*text));
+                }
             }
         }
         let depth = usize::try_from(change.depth).unwrap_or(0);
@@ -305,7 +342,10 @@ fn places(
 fn meaning(text: &str, triggers: &Triggers) -> Text {
     let text = text.strip_prefix("-- ").unwrap_or(text);
     match text.strip_prefix("TRIGGER ") {
-        Some(name) => Text::Program(triggers.by_name.get(&name.to_ascii_lowercase()).cloned()),
+        Some(name) => {
+            let named = triggers.by_name.get(&name.to_ascii_lowercase());
+            Text::Program(named.cloned().unwrap_or_default())
+        }
         None => Text::Step(blanks(text), Step::parse(text)),
     }
 }
@@ -343,7 +383,9 @@ impl Stack {
     /// Opens a program below the innermost open one.
     fn push(&mut self, trigger: Option<Arc<Trigger>>) {
         self.frames.push(Frame {
-            redone: trigger.as_ref().is_none_or(|t| t.timing == Timing::After),
+            redone: trigger
+                .as_ref()
+                .is_none_or(|t| t.timing == Timing::After && !t.temporary),
             trigger,
             is_action: false,
             by_replace: false,
@@ -378,11 +420,28 @@ impl Stack {
 
     fn text(&mut self, text: Option<&Text>) {
         match text {
-            Some(Text::Program(Some(trigger))) => self.program(trigger),
-            Some(Text::Program(None)) => self.push(None),
+            Some(Text::Program(named)) => match named.first() {
+                Some(trigger) => self.program(trigger),
+                None => self.push(None),
+            },
             Some(Text::Step(sql, step)) => self.step(sql, step),
             None => {}
         }
+    }
+
+    /// Keeps of several triggers with the same name the one that an open program can have started. Each has a text of its
+    /// own, so once is enough.
+    fn keep_meant(&self, named: &mut Vec<Arc<Trigger>>) {
+        let fires = |frame: &Frame, trigger: &Trigger| {
+            let step = frame.step.as_ref();
+            step.is_some_and(|step| step.may(trigger.event, &trigger.table))
+        };
+        let mut open = self.open.iter().rev().filter_map(|&id| self.frames.get(id));
+        let meant = open.find_map(|frame| named.iter().position(|trigger| fires(frame, trigger)));
+        if let Some(meant) = meant {
+            named.swap(0, meant);
+        }
+        named.truncate(1);
     }
 
     /// A trigger's program has started.
@@ -434,7 +493,8 @@ impl Stack {
             return;
         };
         let trigger = |frames: &[Frame], id: usize| frames.get(id).and_then(|f| f.trigger.clone());
-        let Some(own) = trigger(&self.frames, child).filter(|t| t.timing == Timing::Before) else {
+        let Some(own) = trigger(&self.frames, child).filter(|t| t.timing == Timing::Before && !t.temporary)
+        else {
             return;
         };
         let same = |&id: &usize| trigger(&self.frames, id).is_some_and(|t| Arc::ptr_eq(&t, &own));

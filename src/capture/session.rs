@@ -4,6 +4,7 @@
 //! commit together with it. The user sees autocommit as ever: the transaction commits when the statement ends.
 
 mod failure;
+mod prepare;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use rusqlite::ffi;
 
 use crate::capture::attach;
-use crate::capture::authorizer::{Ddl, DdlKind, Purpose, Vacuum, Written, check_new_name, vacuum};
+use crate::capture::authorizer::{Ddl, Purpose, Written};
 use crate::capture::ddl::{Finished, Snapshot};
 use crate::capture::flush::{Depth, LogWriter};
 use crate::capture::hooks::HookState;
@@ -51,6 +52,9 @@ pub(super) struct Slot {
     unchecked: bool,
     counts_changes: bool,
     work: Work,
+    /// CREATE, DROP or ALTER that changed nothing in the main schema as that was when it was prepared (IF EXISTS, IF NOT
+    /// EXISTS, a TEMP table in front). It is stopped should it do so later.
+    guarded: bool,
     /// PRAGMA recursive_triggers.
     sets_recursion: bool,
     /// PRAGMA recursive_triggers was on when the run started.
@@ -126,128 +130,6 @@ impl Session {
         self.db.autocommit() || self.capture.as_ref().is_some_and(|c| c.implicit)
     }
 
-    /// Prepares the first statement of `sql`; returns its slot and the offset behind it.
-    pub fn prepare(&mut self, sql: &str) -> Result<Option<(usize, usize)>> {
-        self.hooks.purpose.replace(Purpose::default());
-        let prepared = self.db.prepare_first(sql, 0).map_err(|e| self.explained(e));
-        let mut purpose = self.hooks.purpose.take();
-        let (Some(statement), used) = prepared? else {
-            return Ok(None);
-        };
-        purpose.work.read_clause(sql);
-        self.check_writes(&purpose)?;
-        let kind = self.kind(&statement, &purpose)?;
-        let to_check = kind == Kind::Write && purpose.ddl.is_none() && !purpose.written.is_empty();
-        // In a transaction that has not read yet, reading the schema would fix its snapshot.
-        let postponed = to_check && !self.db.autocommit() && !self.db.is_reading();
-        if to_check && !postponed {
-            self.check_virtual(&purpose.written)?;
-        }
-        // SQLite ignores this PRAGMA inside transactions, but the user knows nothing of an implicit one.
-        if let (Some(on), true) = (
-            purpose.foreign_keys,
-            self.capture.as_ref().is_some_and(|c| c.implicit),
-        ) {
-            self.db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
-        }
-        // A virtual table that is used first prepares writes of its own, also for a SELECT.
-        let writes = purpose.counts_changes && !statement.is_readonly();
-        let slot = Slot {
-            statement: Some(statement),
-            kind,
-            counts_changes: writes && purpose.ddl.is_none(),
-            ddl: purpose.ddl,
-            work: purpose.work,
-            sets_recursion: purpose.recursive_triggers,
-            recursive: false,
-            written: purpose.written,
-            unchecked: postponed,
-            schema: None,
-            active: false,
-            has_row: false,
-            changes: 0,
-        };
-        let free = self.slots.iter().position(Option::is_none);
-        let id = free.unwrap_or(self.slots.len());
-        match self.slots.get_mut(id) {
-            Some(place) => *place = Some(slot),
-            None => self.slots.push(Some(slot)),
-        }
-        Ok(Some((id, used)))
-    }
-
-    fn kind(&self, statement: &RawStatement, purpose: &Purpose) -> Result<Kind> {
-        if self.capture.is_none() || statement.is_explain() {
-            return Ok(Kind::Read);
-        }
-        match (purpose.transaction.as_deref(), purpose.savepoint.as_deref()) {
-            (Some("BEGIN"), _) => return Ok(Kind::Begin),
-            (Some("ROLLBACK"), _) => return Ok(Kind::Rollback),
-            (Some(_), _) => return Ok(Kind::Commit),
-            (_, Some("RELEASE")) => return Ok(Kind::Release),
-            (_, Some("ROLLBACK")) => return Ok(Kind::RollbackTo),
-            (_, Some(_)) => return Ok(Kind::Read),
-            _ => {}
-        }
-        if purpose.attaches {
-            return Ok(Kind::Attach);
-        }
-        if statement.is_readonly() {
-            return Ok(Kind::Read);
-        }
-        if let Some(ddl) = purpose.ddl.as_ref().filter(|ddl| ddl.kind == DdlKind::Alter) {
-            check_new_name(&statement.sql(), &ddl.name, &self.hooks.ignored).map_err(refused)?;
-        }
-        match vacuum(&statement.sql()) {
-            None => Ok(Kind::Write),
-            Some(Vacuum::Into) => Ok(Kind::Read),
-            Some(Vacuum::InPlace) => Err(refused(
-                "VACUUM is not allowed on a replica: it may renumber rows and bypasses change capture; vacuum the \
-                 remote database, or use VACUUM INTO for a compact copy",
-            )),
-        }
-    }
-
-    /// Refuses writes of virtual tables that could not be captured.
-    fn check_virtual(&mut self, written: &[Written]) -> Result<()> {
-        let Some(capture) = self.capture.as_mut() else {
-            return Ok(());
-        };
-        match self.hooks.as_internal(|| capture.log.refusal(written))? {
-            Some(reason) => Err(refused(reason)),
-            None => Ok(()),
-        }
-    }
-
-    fn check_postponed(&mut self, id: usize) -> Result<()> {
-        let slot = self.slot(id)?;
-        if !std::mem::take(&mut slot.unchecked) {
-            return Ok(());
-        }
-        let written = slot.written.clone();
-        self.check_virtual(&written)
-    }
-
-    /// Refuses what a statement must not do to ignored tables.
-    fn check_writes(&self, purpose: &Purpose) -> Result<()> {
-        if purpose.writes.is_empty() {
-            return Ok(());
-        }
-        let check = || purpose.writes.check(self.db, &self.hooks.ignored);
-        self.hooks.as_internal(|| self.db.reading_between(check))
-    }
-
-    /// An error of SQLite with the authorizer's reason, if it was the authorizer.
-    fn explained(&self, error: Error) -> Error {
-        match self.hooks.refusal.take() {
-            Some(reason) if error.sqlite_code.is_some_and(|c| c & 0xff == ffi::SQLITE_AUTH) => Error {
-                sqlite_code: error.sqlite_code,
-                ..refused(reason)
-            },
-            _ => error,
-        }
-    }
-
     fn slot(&mut self, id: usize) -> Result<&mut Slot> {
         self.slots
             .get_mut(id)
@@ -306,6 +188,11 @@ impl Session {
         }
         let row = match outcome {
             Ok(row) => row,
+            Err(error) if self.hooks.met_ddl.take() => {
+                self.failed(id, kind, error, counted);
+                self.compile_again(id)?;
+                return self.step(id);
+            }
             Err(error) => return Err(self.failed(id, kind, error, counted)),
         };
         if row {
@@ -322,16 +209,17 @@ impl Session {
     }
 
     fn run(&mut self, id: usize, kind: Kind) -> Result<bool> {
-        let statement = self.statement(id)?;
-        let raw = statement.raw();
-        if kind != Kind::Write {
-            return statement.step();
-        }
         let hooks = Rc::clone(&self.hooks);
-        hooks.running.set(raw);
+        let guarded = self.slot(id)?.guarded;
+        if kind != Kind::Write && !guarded {
+            return self.statement(id)?.step();
+        }
+        hooks.running.set(self.statement(id)?.raw());
         hooks.buffer.borrow_mut().clear_marks();
         hooks.purpose.replace(Purpose::default());
+        hooks.guards_schema.set(guarded);
         let result = self.statement(id)?.step();
+        hooks.guards_schema.set(false);
         hooks.running.set(std::ptr::null_mut());
         // After a schema change it was prepared anew, and may fire other triggers.
         if self.statement(id)?.was_prepared_again() {
@@ -400,10 +288,8 @@ impl Session {
 
     fn start_write(&mut self, id: usize) -> Result<()> {
         let (db, hooks) = (self.db, Rc::clone(&self.hooks));
-        let slot = self.slot(id)?;
-        let is_ddl = slot.ddl.is_some();
-        let target = slot.work.step.as_ref().filter(|_| !is_ddl);
-        let of_view = target.is_some_and(|step| !db.has_table(&step.table));
+        let is_ddl = self.slot(id)?.ddl.is_some();
+        let of_view = self.writes_view(id)?;
         let Some(capture) = self.capture.as_mut() else {
             return Ok(());
         };
@@ -436,26 +322,6 @@ impl Session {
         self.slot(id)?.recursive = recursive;
         self.slot(id)?.schema = snapshot?;
         if of_view { self.prepare_again(id) } else { Ok(()) }
-    }
-
-    /// Prepares a write of a view anew, under the write lock. If SQLite does it while it steps the statement, it does
-    /// not tell about triggers until one of them opens a table to write (3.53), and those of a view would be missed.
-    fn prepare_again(&mut self, id: usize) -> Result<()> {
-        let sql = self.statement(id)?.sql();
-        self.hooks.purpose.replace(Purpose::default());
-        let prepared = self.db.prepare_first(&sql, 0).map_err(|e| self.explained(e));
-        let mut purpose = self.hooks.purpose.take();
-        let (Some(mut fresh), _) = prepared? else {
-            return Err(Error::internal("a statement has lost its text"));
-        };
-        purpose.work.read_clause(&sql);
-        self.check_writes(&purpose)?;
-        fresh.take_bindings(self.statement(id)?)?;
-        let slot = self.slot(id)?;
-        slot.statement = Some(fresh);
-        slot.work = purpose.work;
-        slot.written = purpose.written;
-        Ok(())
     }
 
     fn after_step(&mut self, id: usize, kind: Kind, row: bool, counted: i64) -> Result<()> {
@@ -598,9 +464,18 @@ impl Session {
         if !self.hooks.as_internal(|| capture.log.has_virtual_tables())? {
             return Ok(());
         }
-        capture.savepoint.run()?;
-        capture.release.run()?;
-        self.flush(None, false)
+        // FTS4 does it by an INSERT that says so.
+        let (db, hooks) = (self.db, Rc::clone(&self.hooks));
+        let (changes, rowid) = (hooks.counters.changes(db), db.last_insert_rowid());
+        let settled = capture.savepoint.run();
+        let released = settled.is_ok().then(|| capture.release.run());
+        hooks.counters.report(db, changes);
+        db.set_last_insert_rowid(rowid);
+        match released {
+            Some(result) => result.and_then(|()| self.flush(None, false)),
+            // The commit meets the same, and rolls back.
+            None => Ok(()),
+        }
     }
 
     /// Before a commit: what ignored tables get leaves no trace in the log, so it leaves one in the replica's own state. What
@@ -741,10 +616,21 @@ impl Capture {
         hooks.refuses_commit.set(true);
         let _ = self.commit.run();
         hooks.refuses_commit.set(false);
+        self.roll_back()
+    }
+
+    /// Rolls the open transaction back, also one of the user's. While a statement is half way an interrupt stays in force, and
+    /// stops a ROLLBACK; a write that it stops takes the transaction with it.
+    fn roll_back(&mut self) -> Result<()> {
         if self.db.autocommit() {
             return Ok(());
         }
-        self.rollback.run()
+        let result = self.rollback.run();
+        if self.db.autocommit() {
+            return Ok(());
+        }
+        let _ = self.lock.run();
+        if self.db.autocommit() { Ok(()) } else { result }
     }
 }
 

@@ -174,16 +174,16 @@ impl Db {
         Ok((statement, used.min(sql.len())))
     }
 
-    /// True if `name` is a table, not a view, in any schema, as far as this connection knows.
-    pub fn has_table(self, name: &str) -> bool {
-        let Ok(name) = std::ffi::CString::new(name) else {
+    /// True if `name` is a table, not a view, in `schema`, as far as this connection knows.
+    pub fn has_table(self, schema: &str, name: &str) -> bool {
+        let (Ok(schema), Ok(name)) = (CString::new(schema), CString::new(name)) else {
             return false;
         };
-        // SAFETY: the names are NUL-terminated or absent; what is not wanted may be NULL.
+        // SAFETY: the names are NUL-terminated, the column's is absent; what is not wanted may be NULL.
         let rc = unsafe {
             ffi::sqlite3_table_column_metadata(
                 self.0,
-                ptr::null(),
+                schema.as_ptr(),
                 name.as_ptr(),
                 ptr::null(),
                 ptr::null_mut(),

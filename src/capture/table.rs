@@ -94,9 +94,10 @@ impl TableInfo {
                 info.rowid_column = key.map(|c| c.name.clone());
             }
         }
+        // The user may have switched PRAGMA case_sensitive_like on.
         let mut triggers = db.prepare(
-            "SELECT ifnull(max(sql LIKE '%DELETE%ON%'), 0),
-               ifnull(max(sql LIKE iif(?2, '%UPDATE%ON%', '%UPDATE%OF%ON%')), 0), count(*)
+            "SELECT ifnull(max(upper(sql) LIKE '%DELETE%ON%'), 0),
+               ifnull(max(upper(sql) LIKE iif(?2, '%UPDATE%ON%', '%UPDATE%OF%ON%')), 0), count(*)
              FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
         )?;
         triggers.bind(1, &name)?;
@@ -227,7 +228,7 @@ impl TableCache {
         }
         let mut columns = db.prepare(
             "SELECT c.type FROM main.sqlite_schema AS t, pragma_table_xinfo(t.name, 'main') AS c
-             WHERE t.type = 'table' AND t.sql LIKE '%AS%(%' AND c.hidden = 2",
+             WHERE t.type = 'table' AND upper(t.sql) LIKE '%AS%(%' AND c.hidden = 2",
         )?;
         let mut any = false;
         while !any && columns.step()? {

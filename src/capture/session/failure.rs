@@ -94,9 +94,7 @@ impl Session {
         let hooks = Rc::clone(&self.hooks);
         if let Some(capture) = &mut self.capture {
             capture.writers = capture.writers.saturating_sub(usize::from(writes));
-            if !self.db.autocommit() {
-                let _ = hooks.as_internal(|| capture.rollback.run());
-            }
+            let _ = hooks.as_internal(|| capture.roll_back());
         }
         self.note_transaction_end();
         error.context("the change could not be captured and its transaction was rolled back")
