@@ -275,6 +275,56 @@ fn what_is_captured_afterwards_builds_on_it() {
     assert_eq!(a.tables(), seen);
 }
 
+/// Nobody could replay it without what the other program has written.
+#[test]
+fn what_is_captured_afterwards_and_fits_nothing_else_is_adopted_with_it() {
+    for (theirs, ours) in [
+        (
+            "DELETE FROM item WHERE id = 1",
+            "INSERT INTO item VALUES (4, 'pen', 2)",
+        ),
+        (
+            "CREATE TABLE x (id INTEGER PRIMARY KEY)",
+            "INSERT INTO x VALUES (1)",
+        ),
+        ("CREATE TABLE x (id)", "ALTER TABLE x RENAME TO y"),
+        ("ALTER TABLE item ADD COLUMN z", "UPDATE item SET z = 1"),
+        (
+            "ALTER TABLE item ADD COLUMN z",
+            "INSERT INTO item(z, id, name, price) VALUES (4, 4, 'four', 4)",
+        ),
+        (
+            "UPDATE item SET id = 9 WHERE id = 1",
+            "UPDATE item SET price = 9 WHERE id = 9",
+        ),
+    ] {
+        let scene = Scene::new();
+        let (a, b) = (scene.open("a"), scene.open("b"));
+        a.sql("INSERT INTO note VALUES ('before')");
+        foreign(&a.path, theirs);
+        a.sql(ours);
+        a.sql("INSERT INTO note VALUES ('behind'); DELETE FROM note WHERE rowid = 1");
+        b.sql("INSERT INTO note VALUES ('of b'); UPDATE item SET price = 77 WHERE id = 2");
+        b.push().unwrap();
+        let seen = a.tables();
+        for operation in [Replica::push, |a: &Replica| a.sync().map(drop)] {
+            let e = operation(&a).unwrap_err();
+            assert_eq!(e.category, Category::Foreign, "{ours}: {e}");
+            assert!(!a.engine.foreign_tables().is_empty(), "{ours}");
+        }
+        let e = settle(&a, ForeignPolicy::Discard).unwrap_err();
+        assert_eq!(e.category, Category::Foreign, "{ours}: {e}");
+        assert!(e.message.contains("adopt both"), "{e}");
+        assert_eq!(a.tables(), seen, "{ours}");
+        settle(&a, ForeignPolicy::Adopt).unwrap();
+        assert_eq!(a.tables(), seen, "{ours}");
+        scene.converge(&[&a, &b]);
+        let notes = "SELECT group_concat(text) FROM (SELECT text FROM note ORDER BY text)";
+        assert_eq!(a.text(notes), "before,behind,of b", "{ours}");
+        assert_eq!(a.text("SELECT price FROM item WHERE id = 2"), "77.0", "{ours}");
+    }
+}
+
 #[test]
 fn a_foreign_checkpoint_alone_is_no_foreign_write() {
     let scene = Scene::new();

@@ -13,7 +13,7 @@ use files::Backup;
 use support::*;
 use turso_sync::capture::lineage::Writer;
 use turso_sync::capture::{Connection, OpenOptions};
-use turso_sync::engine::ForeignPolicy;
+use turso_sync::engine::{ConflictPolicy, ForeignPolicy, Resolution};
 use turso_sync::error::{Category, Code, Result};
 
 const SHOP: &str = "
@@ -631,6 +631,61 @@ fn another_remote_can_be_accepted() {
         (other.tables()["item"].len(), other.tables()["theirs"].len()),
         (3, 1)
     );
+}
+
+/// What is pending does not fit the remote that is to be accepted, which is no reason to give up what that lacks.
+#[test]
+fn a_conflict_with_an_accepted_remote_has_ways_out() {
+    const U: &str = "CREATE TABLE u (id INTEGER PRIMARY KEY, e UNIQUE);";
+    let rows = |sql: &str| format!("INSERT INTO u VALUES {sql}");
+    for policy in [
+        ConflictPolicy::Stop,
+        ConflictPolicy::Overwrite,
+        ConflictPolicy::SetAside,
+    ] {
+        for way in [
+            Some(Resolution::Overwrite),
+            Some(Resolution::SetAside),
+            Some(Resolution::Drop),
+            None,
+        ] {
+            let remote = Remote::start(U);
+            let dir = tempfile::tempdir().unwrap();
+            let a = Replica::open(&dir.path().join("a.db"), &remote.url);
+            a.sql(&rows("(1, 'only here')"));
+            a.sync().unwrap();
+            a.sql(&rows("(2, 'taken'), (3, 'beside')"));
+            drop(a);
+            let other = Remote::start(&format!("{U} {}", rows("(9, 'taken')")));
+            let mut opts = options(&dir.path().join("a.db"), &other.url);
+            opts.conflict_policy = policy;
+            let a = Replica::open_with(opts).unwrap();
+            assert_eq!(a.sync().unwrap_err().category, Category::Identity);
+            let mut kept = "1only here,2taken,3beside";
+            if policy != ConflictPolicy::Overwrite {
+                let e = accept(&a, ForeignPolicy::Adopt).unwrap_err();
+                assert_eq!(e.category, Category::Conflict, "{e}");
+                let conflict = a.engine.conflicts().unwrap().remove(0);
+                assert_eq!(conflict.table, "u");
+                match way {
+                    Some(way) => run(&a.engine, a.engine.resolve_conflict(conflict.txn_id, way)).unwrap(),
+                    None => a.sql("UPDATE u SET e = 'free' WHERE id = 2"),
+                }
+                kept = match way {
+                    Some(Resolution::Overwrite) => kept,
+                    None => "1only here,2free,3beside,9taken",
+                    _ => "1only here,9taken",
+                };
+            }
+            accept(&a, ForeignPolicy::Adopt).unwrap();
+            converge(&other, &[&a]);
+            assert_eq!(
+                a.text("SELECT group_concat(id || e) FROM u"),
+                kept,
+                "{policy:?} {way:?}"
+            );
+        }
+    }
 }
 
 /// The remote is the right one, and nothing is to be decided.

@@ -778,6 +778,51 @@ fn the_numbers_in_the_header_travel_with_the_schema() {
     }
 }
 
+/// The base may be older than what was pushed last: the numbers of the app must not go back with it.
+#[test]
+fn user_version_does_not_go_back_where_the_base_is_behind_a_push() {
+    const VERSION: &str = "SELECT user_version FROM pragma_user_version";
+    let remote = Remote::start("CREATE TABLE u (id INTEGER PRIMARY KEY, e UNIQUE); PRAGMA user_version = 1");
+    let dir = tempfile::tempdir().unwrap();
+    let a = Replica::open(&dir.path().join("a.db"), &remote.url);
+    let b = Replica::open(&dir.path().join("b.db"), &remote.url);
+    b.sql("INSERT INTO u VALUES (1, 'first')");
+    b.push().unwrap();
+    let older = run(&a.engine, a.engine.wait_changes_from_remote())
+        .unwrap()
+        .unwrap();
+    a.sql("BEGIN; CREATE TABLE v2 (x); PRAGMA user_version = 2; COMMIT");
+    a.push().unwrap();
+    run(&a.engine, a.engine.apply_changes_from_remote(older)).unwrap();
+    assert_eq!(a.text(VERSION), "2");
+    a.pull().unwrap();
+    assert_eq!(a.text(VERSION), "2");
+
+    a.sql("BEGIN; CREATE TABLE v3 (x); PRAGMA user_version = 3; COMMIT");
+    a.push().unwrap();
+    b.sync().unwrap();
+    b.sql("INSERT INTO u VALUES (2, 'second')");
+    b.push().unwrap();
+    a.sql("INSERT INTO u VALUES (3, 'second')");
+    a.sync().unwrap_err();
+    let conflict = a.engine.conflicts().unwrap().remove(0).txn_id;
+    run(
+        &a.engine,
+        a.engine
+            .resolve_conflict(conflict, turso_sync::engine::Resolution::Drop),
+    )
+    .unwrap();
+    assert_eq!(a.text(VERSION), "3");
+    // What others set meanwhile counts: here nobody has set anything since.
+    b.sql("PRAGMA user_version = 4");
+    b.sync().unwrap();
+    a.sync().unwrap();
+    for r in [&a, &b] {
+        r.sync().unwrap();
+        assert_eq!(r.text(VERSION), "4");
+    }
+}
+
 #[test]
 fn changes_of_another_replica_are_refused() {
     let remote = Remote::start(SHOP);

@@ -64,17 +64,20 @@ impl HeaderValues {
     }
 }
 
-/// Carries what the app has set in the header over to `scratch`; returns what the new base holds.
+/// Carries what the app has set in the header over to `scratch`; returns what the remote holds. The new base may be `behind`
+/// the last push, and not have yet what that has set.
 pub fn rebase_header(
     current: &Connection,
     scratch: &Connection,
     state: &ReplicaState,
+    behind: bool,
 ) -> Result<HeaderValues> {
     let base = HeaderValues::read(scratch)?;
-    for statement in HeaderValues::read(current)?.changes_from(&state.header) {
+    let before = if behind { base } else { state.header };
+    for statement in HeaderValues::read(current)?.changes_from(&before) {
         scratch.execute_batch(&statement)?;
     }
-    Ok(base)
+    Ok(if behind { state.header } else { base })
 }
 
 const SENT: &str = "sent";
@@ -420,6 +423,18 @@ pub fn last_change_id(conn: &Connection) -> Result<i64> {
     let floor: i64 = value(conn, CHANGE_FLOOR)?;
     let last: Option<i64> = conn.query_row("SELECT max(change_id) FROM turso_cdc", [], |row| row.get(0))?;
     Ok(last.unwrap_or(0).max(floor))
+}
+
+/// Takes the changes behind `last` out of the log of `conn`, with what was noted about them. Their ids are not given out
+/// again.
+pub fn cut_log(conn: &Connection, last: i64) -> Result<()> {
+    let floor = last_change_id(conn)?;
+    let sql = format!("INSERT OR REPLACE INTO {STATE_TABLE} VALUES (?1, ?2)");
+    conn.execute(&sql, (CHANGE_FLOOR, floor))?;
+    conn.execute("DELETE FROM turso_cdc WHERE change_id > ?1", [last])?;
+    let noted = "DELETE FROM turso_sync_conflicts WHERE conflict > ?1 AND state <> 'set aside'";
+    conn.execute(noted, [last])?;
+    Ok(())
 }
 
 /// Number of pending changes: captured changes after `acknowledged` that a push would send.

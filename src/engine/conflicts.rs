@@ -23,10 +23,10 @@ impl Inner {
             .any(|c| c.state == ConflictState::Blocked))
     }
 
-    /// Forgets what was noted about transactions that the remote has acknowledged.
-    pub(super) fn forget_settled_conflicts(&self, acknowledged: i64) -> Result<()> {
+    /// There is nothing to decide any more about transactions that the remote has acknowledged.
+    pub(super) fn settle_conflicts(&self, acknowledged: i64) -> Result<()> {
         let conn = state::open_internal(self.path(), BUSY_TIMEOUT)?;
-        conflicts::remove_settled(&conn, acknowledged)
+        conflicts::settle(&conn, acknowledged)
     }
 }
 

@@ -5,18 +5,20 @@
 //! always found by comparing. If the remote no longer has the revision of a lost base, nobody can tell what it has
 //! written from what others have pushed meanwhile: the difference to the newest revision is all that is known.
 
+use std::cell::{Cell, RefCell};
+
 use super::identity::Admission;
 use super::lock::SyncGuard;
 use super::opts::ForeignPolicy;
-use super::rebuild::expected_state;
+use super::rebuild::{Expected, expected_state, first_of, is_conflict};
 use super::{BUSY_TIMEOUT, Inner, Task, base_state};
 use crate::capture::lineage::{Lineage, Segment};
 use crate::capture::log::write_entry;
 use crate::capture::state::{self, ReplicaState};
 use crate::error::{Category, Code, Error, Result};
-use crate::pages::{Base, BaseHealth, Changes, ChangesWriter};
-use crate::replay::Plan;
+use crate::pages::{ApplyContext, Base, BaseHealth, Changes, ChangesWriter};
 use crate::replay::diff::{Difference, Numbering, diff, diff_of_strangers, keeps_everything};
+use crate::replay::{self, ConflictPolicy, Plan};
 
 /// Tables that an error text names at most.
 const NAMED: usize = 10;
@@ -33,12 +35,92 @@ pub(super) struct Reference<'a> {
 impl Inner {
     /// Looks for changes of another program, and does with them what `policy` says; but those that are to be discarded are
     /// only known to the store from now on, as long as nobody asks for the base: a rebuild undoes them, and says so in the
-    /// same transaction. Returns what was found. An error of category `Foreign` if nobody has decided.
+    /// same transaction. Returns what was found. An error of category `Foreign` if nobody has decided, and of category
+    /// `Conflict` if what is pending does not fit a base that is another one: what is in the way is noted then.
     pub(super) fn examine(
         &self,
         reference: &Reference<'_>,
         state: &ReplicaState,
         policy: ForeignPolicy,
+    ) -> Result<Difference> {
+        if reference.exact {
+            return self.examine_exactly(reference, state, policy);
+        }
+        let examine = |replay: Expected<'_>| self.examine_over(reference, state, policy, replay, None);
+        // As the rebuild will do it; but nothing is set aside before somebody has decided what is to be adopted.
+        let mut result = examine(&|c, progress| replay::rebase(c.current, c.scratch, progress).map(drop));
+        if is_conflict(&result) {
+            result = examine(&|c, progress| replay::rebase_net(c.current, c.scratch, progress).map(drop));
+        }
+        if !is_conflict(&result) {
+            return result;
+        }
+        let plan = Plan {
+            policy: match self.opts.conflict_policy {
+                ConflictPolicy::Overwrite => ConflictPolicy::Overwrite,
+                _ => ConflictPolicy::Stop,
+            },
+            unix_time: self.environment.unix_time(),
+            ..Plan::default()
+        };
+        let blocked = RefCell::new(Vec::new());
+        let result = examine(&|c, progress| {
+            replay::rebase_resolving(c.current, c.scratch, progress, &plan)?
+                .map(drop)
+                .map_err(|failures| first_of(failures, &blocked))
+        });
+        let blocked = blocked.into_inner();
+        if !blocked.is_empty() && is_conflict(&result) {
+            self.note_blocked(&blocked, plan.unix_time)?;
+        }
+        result
+    }
+
+    /// The same over the base that the replica has. What was captured behind the other program's changes may build on them, so
+    /// that it means nothing without them: then it is adopted with them, as one.
+    fn examine_exactly(
+        &self,
+        reference: &Reference<'_>,
+        state: &ReplicaState,
+        policy: ForeignPolicy,
+    ) -> Result<Difference> {
+        let unfit = Cell::new(false);
+        let result = self.examine_over(
+            reference,
+            state,
+            policy,
+            &|c, progress| {
+                let replayed = replay::rebase_unmoved(c.current, c.scratch, progress).map(drop);
+                replayed.inspect_err(|e| unfit.set(is_about_content(e)))
+            },
+            None,
+        );
+        match (unfit.get(), policy) {
+            (false, _) => result,
+            (true, ForeignPolicy::Discard) => result.map_err(|e| {
+                Error::foreign(format!(
+                    "{e} - it builds on what the other program has written, which cannot be discarded without it: adopt both"
+                ))
+            }),
+            (true, _) => {
+                let fitting = Cell::new(0);
+                let replay = |c: &ApplyContext<'_>, progress| {
+                    replay::rebase_fitting(c.current, c.scratch, progress, is_about_content)
+                        .map(|last| fitting.set(last))
+                };
+                self.examine_over(reference, state, policy, &replay, Some(&fitting))
+            }
+        }
+    }
+
+    /// The same with one way to replay what is pending; `fitting`: up to this change, and the rest is to be adopted, too.
+    fn examine_over(
+        &self,
+        reference: &Reference<'_>,
+        state: &ReplicaState,
+        policy: ForeignPolicy,
+        replay: Expected<'_>,
+        fitting: Option<&Cell<i64>>,
     ) -> Result<Difference> {
         let unix_time = self.environment.unix_time();
         let compared = self.store.compare(
@@ -47,13 +129,14 @@ impl Inner {
             BUSY_TIMEOUT,
             |context, writer| {
                 let mark = context.log;
-                match expected_state(context, state, &self.ignored, reference) {
+                match expected_state(context, state, &self.ignored, reference, replay) {
                     // What is pending can be thrown upon the newest state by whoever resolves its conflicts.
                     Err(e)
                         if is_about_content(&e) && !reference.exact && policy == ForeignPolicy::Discard =>
                     {
                         return Ok((Difference::default(), mark));
                     }
+                    Err(e) if e.category == Category::Conflict && !reference.exact => return Err(e),
                     Err(e) if is_about_content(&e) => return Err(unexplained(&e)),
                     result => result?,
                 }
@@ -62,6 +145,13 @@ impl Inner {
                     first_change_id: state::last_change_id(actual)?.saturating_add(1),
                     change_time: unix_time,
                 };
+                let fitting = fitting.map(Cell::get);
+                if let (Some(last), ForeignPolicy::Adopt) = (fitting, policy) {
+                    if last < ReplicaState::read(actual)?.sent {
+                        return Err(on_its_way());
+                    }
+                    state::cut_log(writer, last)?;
+                }
                 let is_local = |name: &str| self.ignored.contains(name);
                 let mut to_adopt = false;
                 let mut sink = |entry| {
@@ -87,7 +177,7 @@ impl Inner {
                     };
                     Lineage::begin_in(writer, segment)?;
                 }
-                if policy == ForeignPolicy::Stop && !found.is_empty() {
+                if policy == ForeignPolicy::Stop && (!found.is_empty() || fitting.is_some()) {
                     *self.foreign_tables() = found.tables.clone();
                     return Err(undecided(&found.tables, reference));
                 }
@@ -171,6 +261,14 @@ fn unexplained(e: &Error) -> Error {
     Error::foreign(format!(
         "another program has changed the database, and what was captured does not fit it: {e}; nothing was synced or lost"
     ))
+}
+
+/// The error if what is to be adopted may be on the remote already.
+fn on_its_way() -> Error {
+    Error::foreign(
+        "another program has changed the database, and what was captured behind that does not fit anything else, but may be on its \
+         way to the remote already; nothing was synced or lost - make a new replica, and copy into it what is only here",
+    )
 }
 
 /// The error that asks for a decision.

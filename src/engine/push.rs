@@ -251,7 +251,7 @@ impl Task {
         if acknowledged != state.acknowledged {
             state::note_acknowledged(self.path(), state, acknowledged, BUSY_TIMEOUT)?;
         }
-        self.forget_settled_conflicts(acknowledged)?;
+        self.settle_conflicts(acknowledged)?;
         let now = self.environment.unix_time();
         self.update_metadata(|m| {
             m.last_push_unix_time = Some(now);

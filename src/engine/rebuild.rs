@@ -16,6 +16,9 @@ use crate::replay::{self, Failure, LocalTables, Plan, Progress, RebaseReport, co
 /// Carries the pending changes over to the new base.
 type Replay<'a> = &'a dyn Fn(&ApplyContext<'_>, Progress) -> Result<RebaseReport>;
 
+/// The same on a scratch that is only compared.
+pub(super) type Expected<'a> = &'a dyn Fn(&ApplyContext<'_>, Progress) -> Result<()>;
+
 /// Steps of SQLite's machine after which a replay looks whether it was cancelled: well below a millisecond.
 const INTERRUPT_STEPS: i32 = 10_000;
 
@@ -86,11 +89,8 @@ impl Task {
         }
         let blocked = RefCell::new(Vec::new());
         let result = apply(&|c, progress| {
-            replay::rebase_resolving(c.current, c.scratch, progress, plan)?.map_err(|failures| {
-                let first = failures.first().map(|failure| failure.error.clone());
-                blocked.replace(failures);
-                first.unwrap_or_else(|| Error::internal("a conflict without a cause"))
-            })
+            replay::rebase_resolving(c.current, c.scratch, progress, plan)?
+                .map_err(|failures| first_of(failures, &blocked))
         });
         if let (Some(acknowledged), true) = (identity.displaced_at.get(), is_conflict(&result)) {
             // So that what is in conflict may be taken out, although it was sent.
@@ -102,7 +102,9 @@ impl Task {
         }
         result
     }
+}
 
+impl Inner {
     /// Notes which transactions are in the way.
     pub(super) fn note_blocked(&self, failures: &[Failure], unix_time: i64) -> Result<()> {
         state::write(self.path(), BUSY_TIMEOUT, |conn| {
@@ -111,8 +113,15 @@ impl Task {
     }
 }
 
-fn is_conflict(result: &Result<()>) -> bool {
+pub(super) fn is_conflict<T>(result: &Result<T>) -> bool {
     result.as_ref().is_err_and(|e| e.category == Category::Conflict)
+}
+
+/// The error of the first of `failures`; all of them go to `blocked`.
+pub(super) fn first_of(failures: Vec<Failure>, blocked: &RefCell<Vec<Failure>>) -> Error {
+    let first = failures.first().map(|failure| failure.error.clone());
+    blocked.replace(failures);
+    first.unwrap_or_else(|| Error::internal("a conflict without a cause"))
 }
 
 /// Replays the pending changes over the base that they were made on, or over another one, without what is only local.
@@ -121,6 +130,7 @@ pub(super) fn expected_state(
     state: &ReplicaState,
     ignored: &IgnoredTables,
     reference: &Reference<'_>,
+    replay: Expected<'_>,
 ) -> Result<()> {
     let (current, scratch) = (context.current, context.scratch);
     let last = state::last_change_id(current)?;
@@ -139,11 +149,7 @@ pub(super) fn expected_state(
         last,
     };
     LocalTables::new(current, scratch, ignored).prepare(acknowledged)?;
-    match reference.exact {
-        true => replay::rebase_unmoved(current, scratch, progress),
-        false => replay::rebase(current, scratch, progress),
-    }
-    .map(drop)
+    replay(context, progress)
 }
 
 /// The change up to which the remote of old has everything, as far as this file knows.
@@ -165,9 +171,11 @@ fn new_state(
     let ours = Lineage::read(current)?;
     let place = identity.place(context, state, &ours, last)?;
     let displaced = place.client_id != state.client_id;
-    let header = state::rebase_header(current, scratch, state)?;
+    let same_base = revision == state.revision && identity.admission == Admission::Own;
+    let behind = same_base || (!displaced && place.has < state.acknowledged);
+    let header = state::rebase_header(current, scratch, state, behind)?;
     log::create_local_tables(scratch)?;
-    conflicts::carry_over(current, scratch, place.has)?;
+    conflicts::carry_over(current, scratch, place.has, same_base)?;
     let sent = match displaced {
         // Under the client id that it had, nothing behind them can ever reach the remote.
         true => place.has,
@@ -206,7 +214,10 @@ fn new_state(
         base_pages: context.base_pages,
         change_floor: last.max(report.last_change_id),
         sent,
-        acknowledged: place.acknowledged,
+        acknowledged: match same_base && !displaced {
+            true => place.acknowledged.max(state.acknowledged),
+            false => place.acknowledged,
+        },
         header,
     };
     // Before this was made, somebody looked who wrote the log.

@@ -9,6 +9,9 @@
 //! `conflict` is the transaction's id; `kind`, `constraint`, `sqlite_code` and `message` are set in the row of the
 //! change that failed. `key`, `old` and `new` are JSON objects by column name: blobs as `x'00ff'`, infinities as text.
 //! What is exact is in the columns that the change log has as well, in the layout of `table_sql`.
+//!
+//! Without `message` a transaction that overwrites is acknowledged, but not in the base: whoever replays it must overwrite,
+//! and nobody else is told.
 
 use std::collections::HashSet;
 
@@ -73,7 +76,7 @@ pub fn list(conn: &Connection) -> Result<Vec<Conflict>> {
 
 /// Where the conflict `txn_id` stands; `None` if there is no such conflict.
 pub fn state_of(conn: &Connection, txn_id: i64) -> Result<Option<ConflictState>> {
-    let sql = "SELECT state FROM turso_sync_conflicts WHERE conflict = ?1 LIMIT 1";
+    let sql = "SELECT state FROM turso_sync_conflicts WHERE conflict = ?1 AND message IS NOT NULL LIMIT 1";
     let state: Option<String> = conn.query_row(sql, [txn_id], |row| row.get(0)).optional()?;
     Ok(state.as_deref().and_then(ConflictState::parse))
 }
@@ -108,12 +111,20 @@ pub fn failure_of(conn: &Connection, txn_id: i64) -> Result<Option<Failure>> {
     }))
 }
 
-/// Transactions that overwrite what is in their way.
+/// Transactions that overwrite what is in their way, pending or not.
 pub fn overwriting(conn: &Connection) -> Result<HashSet<i64>> {
     let sql = "SELECT conflict FROM turso_sync_conflicts WHERE state = 'overwrite'";
     let mut statement = conn.prepare(sql)?;
     let ids = statement.query_map([], |row| row.get(0))?;
     Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The last change above `acknowledged` of a transaction that overwrites; `acknowledged` if there is none.
+pub(super) fn last_overwriting(conn: &Connection, acknowledged: i64) -> Result<i64> {
+    let sql = "SELECT max(change_id) FROM turso_cdc WHERE change_id > ?1
+               AND change_txn_id IN (SELECT conflict FROM turso_sync_conflicts WHERE state = 'overwrite')";
+    let last: Option<i64> = conn.query_row(sql, [acknowledged], |row| row.get(0))?;
+    Ok(last.unwrap_or(acknowledged))
 }
 
 /// Notes a pending transaction that failed. Replaces what was noted about it.
@@ -238,28 +249,45 @@ pub fn remove(conn: &Connection, txn_id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Forgets notes about transactions that the remote has acknowledged.
-pub fn remove_settled(conn: &Connection, acknowledged: i64) -> Result<()> {
-    let settled = "FROM turso_sync_conflicts WHERE state <> 'set aside' AND conflict <= ?1";
-    let count: i64 = conn.query_row(&format!("SELECT count(*) {settled}"), [acknowledged], |row| {
-        row.get(0)
-    })?;
+/// There is nothing to decide any more about transactions that the remote has acknowledged. Those that overwrite are still
+/// replayed, and must overwrite, until the base has them.
+pub fn settle(conn: &Connection, acknowledged: i64) -> Result<()> {
+    let settled =
+        "turso_sync_conflicts WHERE state <> 'set aside' AND message IS NOT NULL AND conflict <= ?1";
+    let count: i64 = conn.query_row(
+        &format!("SELECT count(*) FROM {settled}"),
+        [acknowledged],
+        |row| row.get(0),
+    )?;
     if count > 0 {
-        conn.execute(&format!("DELETE {settled}"), [acknowledged])?;
+        conn.execute(
+            &format!("DELETE FROM {settled} AND state = 'blocked'"),
+            [acknowledged],
+        )?;
+        let silence = "kind = NULL, \"constraint\" = NULL, sqlite_code = NULL, message = NULL";
+        let update = settled.replacen("WHERE", &format!("SET {silence} WHERE"), 1);
+        conn.execute(&format!("UPDATE {update}"), [acknowledged])?;
     }
     Ok(())
 }
 
 /// Copies what outlives a rebase: transactions that are set aside, and decisions about pending ones. What blocks is
-/// found anew.
-pub fn carry_over(current: &Connection, scratch: &Connection, acknowledged: i64) -> Result<()> {
+/// found anew, unless it is the `same_base`, over which nothing needs to be in the way.
+pub fn carry_over(
+    current: &Connection,
+    scratch: &Connection,
+    acknowledged: i64,
+    same_base: bool,
+) -> Result<()> {
+    let blocked = if same_base { "blocked" } else { "" };
     let mut from = current.prepare(
-        "SELECT * FROM turso_sync_conflicts WHERE state = 'set aside' OR (state = 'overwrite' AND conflict > ?1)",
+        "SELECT * FROM turso_sync_conflicts
+         WHERE state = 'set aside' OR (state IN ('overwrite', ?2) AND conflict > ?1)",
     )?;
     let count = from.column_count();
     let marks = vec!["?"; count].join(", ");
     let mut to = scratch.prepare(&format!("INSERT INTO turso_sync_conflicts VALUES ({marks})"))?;
-    let mut rows = from.query([acknowledged])?;
+    let mut rows = from.query((acknowledged, blocked))?;
     while let Some(row) = rows.next()? {
         let values: Vec<Value> = (0..count)
             .map(|i| Ok(from_column(row.get_ref(i)?)))

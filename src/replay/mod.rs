@@ -92,7 +92,7 @@ pub use conflict::{
 pub use generator::Generator;
 pub use local::LocalTables;
 pub use push::PushGenerator;
-pub use rebase::{RebaseReport, rebase, rebase_net, rebase_unmoved};
+pub use rebase::{RebaseReport, rebase, rebase_fitting, rebase_net, rebase_unmoved};
 pub use resolve::{Plan, Removal, Restoring, rebase_resolving};
 pub use transactions::{Transaction, Transactions};
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rusqlite::Connection;
 
-use crate::capture::log::{LogEntry, read_entries, write_entry};
+use crate::capture::log::{ChangeType, LogEntry, read_entries, write_entry};
 use crate::error::{Category, Code, Error, Result};
 use crate::replay::conflict::{ConflictKind, Failure};
 use crate::replay::conflicts::{self, Kept, key_json, row_json};
@@ -74,6 +74,33 @@ pub fn rebase_unmoved(
     replay_log(Rebase::new(scratch, scratch, i64::MAX)?, current, progress)
 }
 
+/// Like [`rebase_unmoved`], up to the first transaction that fails with an error that is `about_content`: it builds on what
+/// another program has written. Returns the last change before it.
+pub fn rebase_fitting(
+    current: &Connection,
+    scratch: &Connection,
+    progress: Progress,
+    about_content: impl Fn(&Error) -> bool,
+) -> Result<i64> {
+    let overwriting = conflicts::overwriting(current)?;
+    let mut rebase = Rebase::new(scratch, scratch, i64::MAX)?;
+    let mut last = progress.acknowledged;
+    let mut transactions = Transactions::new(current, progress.acknowledged);
+    while let Some(transaction) = transactions.next_transaction()? {
+        rebase.begin()?;
+        match rebase.transaction(&transaction, overwriting.contains(&transaction.txn_id())) {
+            Ok(_) => rebase.keep()?,
+            Err(failure) if about_content(&failure.error) => {
+                rebase.undo()?;
+                break;
+            }
+            Err(failure) => return Err(failure.error),
+        }
+        last = transaction.last_change_id();
+    }
+    Ok(last)
+}
+
 fn replay_log(mut rebase: Rebase<'_>, current: &Connection, progress: Progress) -> Result<RebaseReport> {
     let overwriting = conflicts::overwriting(current)?;
     let mut report = RebaseReport::new(progress.acknowledged);
@@ -87,18 +114,22 @@ fn replay_log(mut rebase: Rebase<'_>, current: &Connection, progress: Progress) 
 }
 
 /// Like [`rebase`], with the net effect of the pending changes, which become one transaction. Where one change after
-/// the other is in conflict this may succeed, because what the user has repaired since is gone.
+/// the other is in conflict this may succeed, because what the user has repaired since is gone. Transactions that overwrite,
+/// and those before them, stay as they are.
 pub fn rebase_net(current: &Connection, scratch: &Connection, progress: Progress) -> Result<RebaseReport> {
-    if !conflicts::overwriting(current)?.is_empty() {
-        let text = "pending transactions that overwrite have no net effect";
-        return Err(Error::new(Category::Conflict, Code::Constraint, text));
-    }
+    let overwriting = conflicts::overwriting(current)?;
+    let kept = conflicts::last_overwriting(current, progress.acknowledged)?;
+    let progress = Progress {
+        sent: progress.sent.max(kept),
+        ..progress
+    };
     let mut rebase = Rebase::new(current, scratch, progress.acknowledged)?;
     let local = local_schema(current, progress.acknowledged)?;
     let mut transactions = net_effect(current, scratch, local, progress)?;
     let mut report = RebaseReport::new(progress.acknowledged);
     while let Some(transaction) = transactions.next_transaction()? {
-        let replayed = rebase.transaction(&transaction, false).map_err(|f| f.error)?;
+        let overwrite = overwriting.contains(&transaction.txn_id());
+        let replayed = rebase.transaction(&transaction, overwrite).map_err(|f| f.error)?;
         report.add(&transaction, replayed);
     }
     Ok(report)
@@ -178,6 +209,9 @@ pub(super) struct Rebase<'a> {
     moved_before: Option<HashMap<String, Moved>>,
     /// Names of virtual tables that the attempt has made.
     made_virtual: Vec<String>,
+    /// An insert is in conflict with a row that has its key, unless the transaction has had to do with it: table in lower
+    /// case and key are here then. `None`: it takes the place of that row.
+    seen: Option<HashSet<(String, Vec<u8>)>>,
 }
 
 impl<'a> Rebase<'a> {
@@ -194,6 +228,7 @@ impl<'a> Rebase<'a> {
             moved: fired_before(current, acknowledged)?,
             moved_before: None,
             made_virtual: Vec::new(),
+            seen: None,
         })
     }
 
@@ -261,6 +296,11 @@ impl<'a> Rebase<'a> {
             known.extend(made.map(|name| name.to_lowercase()));
         }
         Ok(())
+    }
+
+    /// From now on an insert is in conflict with a row that has its key, and that came from elsewhere.
+    pub(super) fn respect_keys(&mut self) {
+        self.seen = Some(HashSet::new());
     }
 
     /// Replays a transaction; returns the number of entries written.
@@ -341,6 +381,11 @@ impl<'a> Rebase<'a> {
                     new: row_json(&table, &change.after),
                     key: key_json(&table, &change),
                 });
+            } else if !is_internal(&entry.table) && entry.change_type == ChangeType::Insert {
+                // A row that a trigger has added goes with the transaction, although it is not a change of its own.
+                if let Some(table) = self.local_tables.find_table(&self.local, &entry.table)? {
+                    touched.add_row(&table, &RowChange::decode(&table, &entry)?);
+                }
             }
         }
         Ok(kept)

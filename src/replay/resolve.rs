@@ -113,7 +113,10 @@ impl Resolving<'_> {
         }
         let overwrites = self.overwriting.contains(&txn_id);
         let failure = match self.attempt(entries, overwrites)? {
-            Ok(written) => return Ok(written),
+            Ok(written) => {
+                self.touched.follow(entries)?;
+                return Ok(written);
+            }
             Err(failure) => failure,
         };
         if self.sets_aside() {
@@ -125,6 +128,7 @@ impl Resolving<'_> {
         {
             let state = ConflictState::Overwrite;
             conflicts::note(self.scratch, &failure, state, self.plan.unix_time)?;
+            self.touched.follow(entries)?;
             return Ok(written);
         }
         self.blocked.push(failure);
@@ -194,6 +198,10 @@ impl Resolving<'_> {
             entry.change_id = id;
         }
         self.rebase.set_local_tables(&changes)?;
+        if !restoring.overwrite {
+            // While it was away, its keys may have been given to other rows.
+            self.rebase.respect_keys();
+        }
         let count = changes.len() as u64;
         let entries = changes.into_iter().map(|(entry, _)| entry);
         let Some(transaction) = Transaction::of(entries) else {

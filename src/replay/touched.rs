@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use crate::capture::log::ChangeType;
 use crate::error::Result;
 use crate::record::{Value, encode};
+use crate::replay::Transaction;
+use crate::replay::ddl::{Ddl, SCHEMA_TABLE};
 use crate::replay::generator::RowChange;
 use crate::replay::table::{ForeignKey, Identity, Table};
 
@@ -44,6 +46,38 @@ impl Touched {
                 let named = columns.zip(image.iter().cloned()).collect();
                 self.images.entry(name.clone()).or_default().push(named);
             }
+        }
+    }
+
+    /// `transaction` stays: where it has renamed a table, what was touched has that name from now on.
+    pub fn follow(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        for entry in transaction.entries() {
+            let entry = entry?;
+            if entry.table == SCHEMA_TABLE
+                && let Some(Ddl::Alter { before, after, .. }) = Ddl::decode(&entry)?
+                && before.kind == "table"
+            {
+                self.rename(&before.name.to_lowercase(), &after.name.to_lowercase());
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        if from == to {
+            return;
+        }
+        let renamed: Vec<_> = self.rows.extract_if(|(table, _)| table == from).collect();
+        self.rows
+            .extend(renamed.into_iter().map(|(_, place)| (to.to_owned(), place)));
+        if let Some(images) = self.images.remove(from) {
+            self.images.entry(to.to_owned()).or_default().extend(images);
+        }
+        if self.tables.remove(from) {
+            self.tables.insert(to.to_owned());
         }
     }
 

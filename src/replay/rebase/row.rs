@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use super::Rebase;
 use crate::capture::log::{ChangeType, LogEntry};
 use crate::error::Result;
-use crate::record::Value;
+use crate::record::{Value, encode};
 use crate::replay::generator::{RowChange, Set, count_rows};
 use crate::replay::moved::{free_rowid, inserted_by};
 use crate::replay::table::{Identity, Table, no_such_table, quote};
@@ -31,6 +31,7 @@ impl Rebase<'_> {
             change = self.translate(entry, &local, &table, change)?;
         }
         let identity = table.identity(change.target());
+        self.check_key(entry, &table, &change)?;
         if identity != Identity::Key && !self.place(entry, &table, identity, &mut change)? {
             return Ok(None);
         }
@@ -39,6 +40,44 @@ impl Rebase<'_> {
             return Ok(Some(entry.clone()));
         }
         Ok(Some(change.encode(entry)))
+    }
+
+    /// Sees to it that an insert takes no row's place, if that is asked for.
+    fn check_key(&mut self, entry: &LogEntry, table: &Table, change: &RowChange) -> Result<()> {
+        let Some(seen) = &mut self.seen else {
+            return Ok(());
+        };
+        let mut keys = Vec::new();
+        for image in [&change.before, &change.after] {
+            if !image.is_empty() && table.identity(image) == Identity::Key {
+                let key: Vec<Value> = table.key_values(image).cloned().collect();
+                keys.push((table.name.to_lowercase(), encode(&key)));
+            }
+        }
+        let is_new = change.change_type == ChangeType::Insert && keys.iter().any(|key| !seen.contains(key));
+        seen.extend(keys);
+        if is_new && self.has_key(table, &change.after)? {
+            let what = format!(
+                "UNIQUE constraint failed: {}.{}; another row has got this key meanwhile",
+                table.name,
+                table.key_names.join(", ")
+            );
+            return Err(conflict(entry, what));
+        }
+        Ok(())
+    }
+
+    fn has_key(&self, table: &Table, values: &[Value]) -> Result<bool> {
+        let sql = format!(
+            "SELECT count(*) > 0 FROM {} WHERE {}",
+            quote(&table.name),
+            key_condition(table)
+        );
+        let args = params_from_iter(table.key_values(values).map(Bound));
+        Ok(self
+            .scratch
+            .prepare_cached(&sql)?
+            .query_row(args, |row| row.get(0))?)
     }
 
     pub(super) fn run(&self, statements: &[ReplayStatement]) -> Result<()> {
