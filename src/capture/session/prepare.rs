@@ -164,7 +164,8 @@ impl Session {
     pub(super) fn writes_view(&mut self, id: usize) -> Result<bool> {
         let db = self.db;
         let slot = self.slot(id)?;
-        let Some(step) = slot.work.step.as_ref().filter(|_| slot.ddl.is_none()) else {
+        let is_ddl = slot.ddl.is_some() || slot.guarded;
+        let Some(step) = slot.work.step.as_ref().filter(|_| !is_ddl) else {
             return Ok(false);
         };
         if db.has_table(step.schema.as_deref().unwrap_or("main"), &step.table) {
