@@ -626,3 +626,23 @@ fn a_virtual_column_may_hide_the_rowid() {
     fails(&c, "UPDATE OR FAIL t SET a = 3");
     assert_eq!(r.log(), ["~t#1<1>3!1,3"]);
 }
+
+#[test]
+fn rows_that_fail_left_are_found_by_their_own_spelling() {
+    for (column, key) in [("NOCASE", "BINARY"), ("NOCASE", "NOCASE"), ("BINARY", "NOCASE")] {
+        let r = Replica::new(&format!(
+            "CREATE TABLE t(a TEXT COLLATE {column}, b UNIQUE, PRIMARY KEY (a COLLATE {key})) WITHOUT ROWID;
+             INSERT INTO t VALUES ('A', 1);"
+        ));
+        let c = r.open();
+        let new = if key == "BINARY" { "a" } else { "z" };
+        run(&c, "BEGIN");
+        fails(
+            &c,
+            &format!("INSERT OR FAIL INTO t VALUES ('{new}', 2), ('b', 1)"),
+        );
+        fails(&c, "INSERT INTO t VALUES ('x', 3), ('y', 1)");
+        run(&c, "COMMIT");
+        assert_eq!(r.log(), [format!("+t#0>'{new}',2")], "{column} {key}");
+    }
+}

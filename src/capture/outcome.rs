@@ -179,10 +179,7 @@ fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Op
         Key::Primary(record) => (keys, record::decode(record)?),
     };
     let looked_for = reals::with_integers(&record::encode(&values))?;
-    let terms = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| format!("{name} = ?{}", i + 1));
+    let terms = (1..).zip(&names).map(|(i, name)| spelled(name, i));
     let sql = format!(
         "SELECT {}, {} FROM main.{} WHERE {}",
         names.join(", "),
@@ -199,7 +196,12 @@ fn current(db: Db, info: &TableInfo, table: &str, key: &Key) -> Result<Option<Op
     }
     let mut row = select.row();
     let image = row.split_off(names.len().min(row.len()));
-    // A collation may find a row whose key is spelled differently: that is another row.
     let same_key = reals::with_integers(&record::encode(&row))? == looked_for;
     Ok(Some(same_key.then(|| record::encode(&image))))
+}
+
+/// The condition that a column has the value of parameter `i`, spelled like that: what its collation holds for equal is another
+/// row. Both terms, because either may be the one that an index knows.
+pub(super) fn spelled(name: &str, i: usize) -> String {
+    format!("{name} = ?{i} AND {name} = ?{i} COLLATE BINARY")
 }

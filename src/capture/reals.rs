@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::capture::buffer::{Buffer, Cell, RowChange, RowOp};
+use crate::capture::outcome::spelled;
 use crate::capture::sqlite::{Db, quoted};
 use crate::capture::table::TableInfo;
 use crate::error::Result;
@@ -140,10 +141,7 @@ fn read_integers(db: Db, info: &TableInfo, table: &str, key: &[u8]) -> Result<Ve
         return Ok(Vec::new());
     }
     let columns: Vec<String> = info.columns.iter().map(|c| quoted(&c.name)).collect();
-    let terms: Vec<String> = (1..)
-        .zip(&names)
-        .map(|(i, name)| format!("{name} = ?{i}"))
-        .collect();
+    let terms: Vec<String> = (1..).zip(&names).map(|(i, name)| spelled(name, i)).collect();
     let mut select = db.prepare(&format!(
         "SELECT {} FROM main.{} WHERE {}",
         columns.join(", "),
