@@ -553,6 +553,33 @@ fn the_same_table_made_twice() {
 }
 
 #[test]
+fn the_same_table_made_twice_once_without_a_key() {
+    let keyed = "CREATE TABLE n (id INTEGER PRIMARY KEY, v); INSERT INTO n VALUES (1, 'a')";
+    let query = "SELECT group_concat(id || v, ' ') FROM (SELECT * FROM n ORDER BY id)";
+    let keyless = "CREATE TABLE n (id, v); INSERT INTO n VALUES (2, 'b'), (3, 'c')";
+    assert_eq!(meet("", keyed, keyless, query), "1a 2b 3c");
+    // Two rows that the key takes for one: neither is lost.
+    for rows in ["(1, 'b')", "(2, 'b'), (2, 'c')"] {
+        let keyless = format!("CREATE TABLE n (id, v); INSERT INTO n VALUES {rows}");
+        let c = clash("", keyed, &keyless, query);
+        assert_eq!(
+            (c.kind, c.set_aside.as_str()),
+            (ConflictKind::Unique, "1a"),
+            "{rows}"
+        );
+    }
+}
+
+#[test]
+fn the_version_of_a_migration_that_is_set_aside_stays() {
+    let rows = "INSERT INTO t VALUES (8, 'same', 1), (9, 'same', 2)";
+    let migration = "BEGIN; CREATE UNIQUE INDEX u ON t(a); PRAGMA user_version = 2; COMMIT";
+    let query = "SELECT (SELECT user_version FROM pragma_user_version) || ' ' || count(*) FROM sqlite_schema WHERE name = 'u'";
+    let c = clash(KEYED, rows, migration, query);
+    assert_eq!((c.kind, c.set_aside.as_str()), (ConflictKind::Unique, "2 0"));
+}
+
+#[test]
 fn a_table_and_a_view_of_one_name() {
     let (table, view) = ("CREATE TABLE n (v)", "CREATE VIEW n AS SELECT a FROM t");
     let query = "SELECT type FROM sqlite_schema WHERE name = 'n'";

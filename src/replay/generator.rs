@@ -240,6 +240,11 @@ impl Generator {
     }
 
     /// Whether the statements from now on remove rows that stand in the way of a UNIQUE constraint.
+    /// True if other rows give way.
+    pub(super) fn overwrites(&self) -> bool {
+        self.overwrite
+    }
+
     pub(super) fn set_overwrite(&mut self, overwrite: bool) {
         self.overwrite = overwrite;
     }

@@ -31,7 +31,8 @@ impl Rebase<'_> {
             change = self.translate(entry, &local, &table, change)?;
         }
         let identity = table.identity(change.target());
-        self.check_key(entry, &table, &change)?;
+        let had_key = local.identity(original.target()) == Identity::Key;
+        self.check_key(entry, &table, &change, had_key)?;
         if identity != Identity::Key && !self.place(entry, &table, identity, &mut change)? {
             return Ok(None);
         }
@@ -42,23 +43,31 @@ impl Rebase<'_> {
         Ok(Some(change.encode(entry)))
     }
 
-    /// Sees to it that an insert takes no row's place, if that is asked for.
-    fn check_key(&mut self, entry: &LogEntry, table: &Table, change: &RowChange) -> Result<()> {
-        let Some(seen) = &mut self.seen else {
-            return Ok(());
-        };
-        let mut keys = Vec::new();
-        for image in [&change.before, &change.after] {
-            if !image.is_empty() && table.identity(image) == Identity::Key {
-                let key: Vec<Value> = table.key_values(image).cloned().collect();
-                keys.push((table.name.to_lowercase(), encode(&key)));
+    /// Sees to it that an insert takes no row's place, if that is asked for, or if its row `had_key` not: the table was made
+    /// without one here.
+    fn check_key(
+        &mut self,
+        entry: &LogEntry,
+        table: &Table,
+        change: &RowChange,
+        had_key: bool,
+    ) -> Result<()> {
+        let is_insert = change.change_type == ChangeType::Insert;
+        let mut respects = is_insert && !had_key && !self.generator.overwrites();
+        if let Some(seen) = &mut self.seen {
+            let mut keys = Vec::new();
+            for image in [&change.before, &change.after] {
+                if !image.is_empty() && table.identity(image) == Identity::Key {
+                    let key: Vec<Value> = table.key_values(image).cloned().collect();
+                    keys.push((table.name.to_lowercase(), encode(&key)));
+                }
             }
+            respects |= is_insert && keys.iter().any(|key| !seen.contains(key));
+            seen.extend(keys);
         }
-        let is_new = change.change_type == ChangeType::Insert && keys.iter().any(|key| !seen.contains(key));
-        seen.extend(keys);
-        if is_new && self.has_key(table, &change.after)? {
+        if respects && table.identity(&change.after) == Identity::Key && self.has_key(table, &change.after)? {
             let what = format!(
-                "UNIQUE constraint failed: {}.{}; another row has got this key meanwhile",
+                "UNIQUE constraint failed: {}.{}; another row has this key",
                 table.name,
                 table.key_names.join(", ")
             );
