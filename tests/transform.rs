@@ -454,3 +454,35 @@ fn without_the_option_nobody_is_asked() {
     pushed.result.unwrap();
     assert_eq!(place.remote.tables(), a.tables());
 }
+
+#[test]
+fn a_rewrite_that_takes_the_rowid_of_a_later_insert_stops_nothing_but_its_own_transaction() {
+    let schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE bag (x);";
+    let decide = |m: &DatabaseRowMutation| match m.table_name.as_str() {
+        "t" => rewrite("INSERT INTO bag VALUES ('rewritten')", Vec::new()),
+        _ => Decision::Keep,
+    };
+    let open = |remote: &Remote, policy| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opts = options(&dir.path().join("a.db"), &remote.url);
+        (opts.use_transform, opts.conflict_policy) = (true, policy);
+        (Replica::open_with(opts).unwrap(), dir)
+    };
+    for policy in [ConflictPolicy::Stop, ConflictPolicy::Overwrite] {
+        let remote = Remote::start(schema);
+        let (ours, _dir) = open(&remote, policy);
+        ours.sql("INSERT INTO t VALUES (1, 'a')");
+        ours.sql("INSERT INTO bag VALUES ('kept')");
+        push(&ours, decide).result.unwrap();
+        assert_eq!(remote.tables()["bag"].len(), 2);
+        assert!(remote.tables()["t"].is_empty());
+    }
+    let remote = Remote::start(schema);
+    let (ours, _dir) = open(&remote, ConflictPolicy::Stop);
+    ours.sql("BEGIN; INSERT INTO t VALUES (1, 'a'); INSERT INTO bag VALUES ('kept'); COMMIT");
+    let refused = push(&ours, decide).result.unwrap_err();
+    assert_eq!(refused.category, Category::Conflict, "{refused}");
+    assert!(remote.tables()["bag"].is_empty());
+    assert_eq!(ours.engine.conflicts().unwrap().len(), 1);
+    push(&ours, |_| Decision::Keep).result.unwrap();
+}

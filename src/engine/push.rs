@@ -163,6 +163,8 @@ impl Task {
                         false => 1,
                     };
                     stopped_at = failure.change_id;
+                    // What the host has rewritten may be in the way; once it is pushed, a rebase sees it.
+                    one_at_a_time |= times > 1 && self.opts.use_transform;
                     if times < patience && self.pull_now(guard).await? {
                         rebases += 1;
                         if patience < u32::MAX {
@@ -293,6 +295,8 @@ impl Task {
                 Outcome::Refused {
                     patience: match (statement.purpose, failure.operation) {
                         (Purpose::Change | Purpose::Check, _) => 2,
+                        // Within one transaction, what the host has rewritten takes it each time.
+                        (Purpose::Guard, ConflictOperation::Insert) if self.opts.use_transform => 4,
                         // Others take the rowids; a rebase finds another one each time.
                         (Purpose::Guard, ConflictOperation::Insert) => u32::MAX,
                         // A row that others have changed is an insert after the rebase.
