@@ -483,7 +483,10 @@ fn a_replace_that_fails_before_it_overwrites_keeps_what_it_did_and_nothing_else(
             "-h#4<4,4 +h#4>4,1 +h#5>5,1",
         ),
     ] {
-        let r = Replica::new("CREATE TABLE h (k INTEGER PRIMARY KEY, d INTEGER) STRICT");
+        // With a VIRTUAL column of type REAL somewhere, what the data tells is not always clear.
+        let r = Replica::new(
+            "CREATE TABLE h (k INTEGER PRIMARY KEY, d INTEGER) STRICT; CREATE TABLE v (a, b REAL AS (a))",
+        );
         let c = r.open();
         run(&c, "INSERT INTO h VALUES (4, 4)");
         run(&c, "BEGIN");

@@ -64,6 +64,11 @@ pub fn run_actions(
         {
             return Ok(Ended::Differently);
         }
+        // A statement that could not be prepared anew has taken the write lock; if another one reads, SQLite (3.53) keeps that, and
+        // an error in a savepoint drops what FAIL has left there.
+        if matches!(action.act, Act::Step(_)) && uncompiled(&theirs) {
+            return Ok(Ended::Differently);
+        }
         // What the interrupt meets may be the replica's own write before one of a view: that ends the transaction.
         let interrupted = |seen: &[String]| seen.first().is_some_and(|s| s.starts_with("Interrupt"));
         if ours != theirs && interrupted(&ours) && interrupted(&theirs) {

@@ -56,9 +56,10 @@ impl Session {
         let Some(capture) = self.capture.as_mut() else {
             return Ok(Some(false));
         };
+        // Rows that nobody captured: what SQLite has kept of them is right.
+        let uncaptured = Some(hooks.changed_uncaptured.get() && !is_ddl);
         if hooks.buffer.borrow().is_empty() {
-            // Rows that nobody captured: what SQLite has kept of them is right.
-            return Ok(Some(hooks.changed_uncaptured.get() && !is_ddl));
+            return Ok(uncaptured);
         }
         let mut kept = Some(false);
         // What such a statement has left in the implicit transaction would be gone in autocommit mode.
@@ -67,7 +68,10 @@ impl Session {
             let mut buffer = hooks.buffer.borrow_mut();
             let decide = || {
                 outcome::forget_pending_delete(db, &mut capture.log.tables, &mut buffer)?;
-                outcome::was_kept(db, &mut capture.log.tables, &buffer)
+                match buffer.is_empty() {
+                    true => Ok(uncaptured),
+                    false => outcome::was_kept(db, &mut capture.log.tables, &buffer),
+                }
             };
             kept = hooks.as_internal(|| hooks.counters.hiding(db, decide))?;
             if let (None, Some(ended)) = (kept, ended) {
