@@ -350,6 +350,22 @@ fn a_pause_beyond_the_limit_is_not_begun() {
     }
 }
 
+/// Of operations that use one client after the other, as those of a keeper do.
+#[test]
+fn a_cancellation_that_comes_too_late_leaves_later_operations_alone() {
+    let (url, server) = serve(vec![OK, OK]);
+    let client = Arc::new(Client::new(&once()).unwrap());
+    let queue = SyncEngineIoQueue::default();
+    for _ in 0..2 {
+        let (io, request) = (queue.clone(), post(&url));
+        let mut op = Operation::new(async move { io.http(request, None).await });
+        let control = op.control().clone();
+        client.run(&queue, &control, || op.resume()).unwrap();
+        control.cancel();
+    }
+    server.join().unwrap();
+}
+
 /// The pause that the remote asks for is really made: it is long, and only the cancellation ends it.
 #[test]
 fn a_pause_is_made_and_a_cancellation_ends_it() {

@@ -89,7 +89,8 @@ impl Control {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// A driver serves the requests of this operation: they are not for others until the result is dropped.
+    /// A driver serves the requests of this operation: they are not for others until the result is dropped, and the hook of
+    /// [`on_cancel`](Self::on_cancel) goes with it.
     pub fn drive(&self) -> Driven<'_> {
         self.driven.store(true, Ordering::Release);
         Driven(self)
@@ -180,6 +181,8 @@ pub struct Driven<'a>(&'a Control);
 
 impl Drop for Driven<'_> {
     fn drop(&mut self) {
+        // A cancellation that comes from now on must not touch what later operations use.
+        drop(self.0.hook(None));
         self.0.driven.store(false, Ordering::Release);
     }
 }
