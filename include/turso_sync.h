@@ -1589,9 +1589,10 @@ turso_status_code_t turso_sync_operation_run(const turso_sync_database_t *databa
  * turso_sync_keeper_deinit. It keeps the replica open on its own: `database` may be released before.
  *
  * Failures are repeated, with growing pauses of up to a minute; after a conflict, and when another program has written
- * the file, pushing stops until something changes here or on the remote. Connections, other operations and the functions
- * for conflicts can be used as always; a push or pull of your own may be BUSY while the keeper is at it: use
- * turso_sync_keeper_sync_now.
+ * the file, pushing stops until something changes here or on the remote. While others have the replica in use it waits;
+ * after some seconds that counts as a failure (BUSY), which is over as soon as they are done. Connections, other operations
+ * and the functions for conflicts can be used as always; a push or pull of your own may be BUSY while the keeper is at it:
+ * use turso_sync_keeper_sync_now.
  *
  * Errors: MISUSE for NULL pointers, wrong settings, and before the replica is open; ERROR if the library was built without
  * the driver.
@@ -1630,7 +1631,8 @@ turso_status_code_t turso_sync_keeper_wake(const turso_sync_keeper_t *keeper);
  * Pushes what is pending and fetches what is new; blocks until both are done, or until the first error. The keeper goes on
  * in either case. Not part of the SDK kit of Turso.
  *
- * Errors: those of a push or pull; MISUSE for NULL, while paused, and in `on_change`.
+ * Errors: those of a push or pull; BUSY if others have the replica in use for more than some seconds, such as a transaction
+ * that this thread has begun, or an operation that was not finished; MISUSE for NULL, while paused, and in `on_change`.
  */
 TURSO_API
 turso_status_code_t turso_sync_keeper_sync_now(const turso_sync_keeper_t *keeper,

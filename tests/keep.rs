@@ -291,6 +291,46 @@ fn what_another_program_has_written_waits_for_a_decision() {
     until(|| keeper.status().error.is_none() && remote.tables()["t"].len() == 2);
 }
 
+/// Such as a transaction that somebody forgot to end, perhaps the very caller.
+#[test]
+fn a_lock_that_stays_is_an_error_and_not_a_wait_without_end() {
+    let remote = Remote::start(TABLE);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (open(&remote, &dir, "a.db"), open(&remote, &dir, "b.db"));
+    let (keeper, _told) = keep_telling(&b);
+    keeper.sync_now().unwrap();
+    let writing = run(&b.engine, b.engine.connect_rw()).unwrap();
+    writing.execute_batch("BEGIN IMMEDIATE").unwrap();
+    a.sql("INSERT INTO t VALUES (1, 'theirs')");
+    a.push().unwrap();
+    assert_eq!(keeper.sync_now().unwrap_err().code, Code::Busy);
+    let status = keeper.status();
+    assert_eq!(status.state, KeepState::Retrying);
+    assert_eq!(status.error.map(|e| e.code), Some(Code::Busy));
+    writing.execute_batch("ROLLBACK").unwrap();
+    // No pause as after other failures.
+    until(|| keeper.status().error.is_none());
+    assert_eq!(rows(&b), 1);
+}
+
+/// An operation that its host does not finish is in the way as well.
+#[test]
+fn an_operation_that_stays_is_an_error_and_not_a_wait_without_end() {
+    let remote = Remote::start(TABLE);
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&remote, &dir, "a.db");
+    let keeper = keep(&a);
+    keeper.sync_now().unwrap();
+    keeper.pause().unwrap();
+    a.sql("INSERT INTO t VALUES (1, 'ours')");
+    let mut push = a.engine.push_changes_to_remote();
+    assert_eq!(push.resume(), Ok(OperationStatus::Io));
+    keeper.resume();
+    assert_eq!(keeper.sync_now().unwrap_err().code, Code::Busy);
+    drop(push);
+    until(|| keeper.status().error.is_none() && remote.tables()["t"].len() == 1);
+}
+
 #[test]
 fn a_push_may_pull_while_a_wait_is_under_way() {
     let remote = Remote::start(TABLE);

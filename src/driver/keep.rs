@@ -7,15 +7,12 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
-use super::keep_state::{Doing, KeepStatus, Side, State, Wanted, needs_decision};
+use super::keep_state::{BUSY_PAUSE, Doing, KeepStatus, Side, State, Wanted, needs_decision};
 use super::retry::{Backoff, chance};
 use super::{DriverConfig, LONGEST_TIMEOUT};
 use crate::engine::{DatabaseSyncEngine, Watcher};
 use crate::error::{Code, Error, Result};
 use crate::io::{Control, Operation};
-
-/// Time until the next attempt after one that found the replica in use. Even the beginning of a wait uses it for a moment.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How to keep in sync.
 #[derive(Clone)]
@@ -144,7 +141,8 @@ impl KeepInSync {
     }
 
     /// Pushes what is pending and fetches what is new, now; returns when both have been done, or with the first error.
-    /// The keeper goes on in either case. MISUSE while paused, and in `on_change`.
+    /// The keeper goes on in either case. BUSY if others have the replica in use for more than some seconds. MISUSE while
+    /// paused, and in `on_change`.
     pub fn sync_now(&self) -> Result<()> {
         self.refuse_own_threads()?;
         let targets = self.shared.lock().sides.each_ref().map(|side| side.begun + 1);
@@ -294,10 +292,10 @@ impl Shared {
             Ok(something) => state.succeeded(side, something, now, next),
             // Paused, stopped, or woken up: not a failure.
             Err(e) if e.code == Code::Interrupt => state.interrupted(side, now),
-            // Somebody else is at work on the replica, or has moved the base below what was downloaded.
-            Err(e) if matches!(e.code, Code::Busy | Code::BusySnapshot) => {
-                state.interrupted(side, now + BUSY_PAUSE);
-            }
+            // Somebody has moved the base below what was downloaded.
+            Err(e) if e.code == Code::BusySnapshot => state.interrupted(side, now + BUSY_PAUSE),
+            // Somebody else is at work on the replica.
+            Err(e) if e.code == Code::Busy => state.in_use(side, e, now),
             Err(e) => {
                 tracing::debug!(?side, "keep in sync: {e}");
                 let retry_after = e.retry_after_ms.map(Duration::from_millis);
@@ -360,7 +358,9 @@ impl Shared {
             if state.wanted != Wanted::Run || (doing == Doing::Waiting && state.is_overdue(side)) {
                 return Err(Error::cancelled());
             }
-            state.side_mut(side).running = Some((doing, control.clone()));
+            let side = state.side_mut(side);
+            side.running = Some((doing, control.clone()));
+            side.operation_began = Some(Instant::now());
         }
         let result = self.drive(client, &control, &mut operation);
         self.lock().side_mut(side).running = None;

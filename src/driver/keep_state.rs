@@ -6,6 +6,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Category, Error};
 use crate::io::Control;
 
+/// Time until the next attempt after one that found the replica in use. Even the beginning of a wait uses it for a moment.
+pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// How long the replica may be in use before that is told; about as long as the engine waits for a lock of SQLite.
+const LONGEST_USE: Duration = Duration::from_secs(5);
+
 /// What a keeper is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepState {
@@ -75,6 +80,10 @@ pub(super) fn needs_decision(e: &Error) -> bool {
 pub(super) struct SideState {
     /// When the next step is to begin; `None` = when something happens.
     pub due: Option<Instant>,
+    /// When the last operation of the step began.
+    pub operation_began: Option<Instant>,
+    /// Since when every step has found the replica in use.
+    in_use_since: Option<Instant>,
     /// A pause after a failure; only a hurry ends it before.
     held_until: Option<Instant>,
     /// The next step must not wait for news.
@@ -179,7 +188,7 @@ impl State {
         side.others_ended = others_ended;
         side.busy = true;
         side.begun += 1;
-        (side.due, side.held_until) = (None, None);
+        (side.due, side.held_until, side.operation_began) = (None, None, None);
         // After a failure, a quick answer tells that all is well again.
         std::mem::take(&mut side.hurry) || side.failures > 0
     }
@@ -193,7 +202,7 @@ impl State {
     pub fn succeeded(&mut self, side: Side, something: bool, now: Instant, later: Instant) {
         let done = self.side_mut(side);
         (done.busy, done.ended) = (false, done.begun);
-        (done.failures, done.error) = (0, None);
+        (done.failures, done.error, done.in_use_since) = (0, None, None);
         match side {
             Side::Pull => {
                 self.pulls += u64::from(something);
@@ -219,6 +228,24 @@ impl State {
         }
     }
 
+    /// A step found the replica in use, which is no failure unless it stays so: then it must be told, or whoever waits would
+    /// wait without end, perhaps for a transaction of its own.
+    pub fn in_use(&mut self, side: Side, error: Error, now: Instant) {
+        let again = now + BUSY_PAUSE;
+        // A push of the keeper may take its time.
+        let own = matches!(self.side(side.other()).running, Some((Doing::Pushing, _)));
+        let user = self.side_mut(side);
+        let began = user.operation_began.unwrap_or(now);
+        let since = *user.in_use_since.get_or_insert(began);
+        if own {
+            user.in_use_since = None;
+        }
+        match own || now.saturating_duration_since(since) < LONGEST_USE {
+            true => self.interrupted(side, again),
+            false => self.failed(side, error, now, again),
+        }
+    }
+
     /// A step was broken off, and begins again.
     pub fn interrupted(&mut self, side: Side, again: Instant) {
         let side = self.side_mut(side);
@@ -238,7 +265,7 @@ impl State {
         let failed = self.side_mut(side);
         (failed.busy, failed.ended) = (false, failed.begun);
         failed.failures = failed.failures.saturating_add(1);
-        failed.error = Some(error);
+        (failed.error, failed.in_use_since) = (Some(error), None);
         // Who has asked for another attempt meanwhile, or changed something, has set `due`.
         if !failed.hurry && !waits {
             failed.held_until = Some(again);
@@ -279,6 +306,44 @@ mod tests {
 
     fn conflict() -> Error {
         Error::new(Category::Conflict, Code::Constraint, "no")
+    }
+
+    /// A lock that comes and goes is no failure; one that stays is, until it is gone.
+    #[test]
+    fn a_replica_in_use_is_a_failure_only_after_a_while() {
+        let began = Instant::now();
+        let mut state = State::new(began);
+        let attempt = |state: &mut State, after: Duration| {
+            state.begin(Side::Push);
+            state.in_use(Side::Push, Error::busy("no"), began + after);
+            let push = state.side(Side::Push);
+            assert_eq!(push.due, Some(began + after + BUSY_PAUSE));
+            (push.error.is_some(), push.ended)
+        };
+        assert_eq!(attempt(&mut state, Duration::ZERO), (false, 0));
+        assert_eq!(attempt(&mut state, LONGEST_USE / 2), (false, 0));
+        assert_eq!(attempt(&mut state, LONGEST_USE), (true, 3));
+        // It is told again, not with every attempt.
+        assert_eq!(attempt(&mut state, LONGEST_USE + BUSY_PAUSE), (true, 3));
+        assert_eq!(attempt(&mut state, LONGEST_USE * 3), (true, 5));
+        state.begin(Side::Push);
+        state.succeeded(Side::Push, true, began, began);
+        assert_eq!((state.side(Side::Push).error.clone(), state.failures), (None, 2));
+
+        // However long a push of the keeper takes, a pull does not blame it.
+        state.side_mut(Side::Push).running = Some((Doing::Pushing, Arc::default()));
+        for now in [began, began + LONGEST_USE, began + LONGEST_USE * 2] {
+            state.begin(Side::Pull);
+            state.in_use(Side::Pull, Error::busy("no"), now);
+            assert_eq!(state.side(Side::Pull).error, None);
+        }
+        state.side_mut(Side::Push).running = None;
+
+        // A wait for a lock within one operation counts.
+        state.begin(Side::Pull);
+        state.side_mut(Side::Pull).operation_began = Some(began);
+        state.in_use(Side::Pull, Error::busy("no"), began + LONGEST_USE);
+        assert!(state.side(Side::Pull).error.is_some());
     }
 
     /// Whichever of the two is noticed first.
