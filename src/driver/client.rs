@@ -343,13 +343,12 @@ impl Client {
         if status == 401 || is_passing(status) {
             let mut body = Vec::new();
             let reader = response.into_body().into_reader();
-            return Some(match reader.take(MAX_REFUSAL).read_to_end(&mut body) {
-                Ok(_) => Refusal::Answer {
-                    status,
-                    retry_after,
-                    body,
-                },
-                Err(e) => Refusal::Broken(failed(&shown, format_args!("the answer broke off: {e}")).retry()),
+            // What has come of its text stays when the rest breaks off: the status says enough.
+            let _ = reader.take(MAX_REFUSAL).read_to_end(&mut body);
+            return Some(Refusal::Answer {
+                status,
+                retry_after,
+                body,
             });
         }
         item.status(status);
@@ -358,6 +357,9 @@ impl Client {
         }
         match pass_on(response, item) {
             Ok(()) => item.done(),
+            // Whoever refuses a long request may close the connection without having read it, which cuts off the text. Only
+            // that of a 409 matters.
+            Err(_) if !matches!(status, 200 | 409) => item.done(),
             Err(message) => item.fail(failed(&shown, message).retry()),
         }
         None

@@ -166,6 +166,31 @@ fn an_answer_cut_short_is_a_failure() {
     }
 }
 
+/// A server that refuses a long request closes the connection without reading it to its end, and the text of the refusal is
+/// lost on the way.
+#[test]
+fn a_refusal_counts_even_if_its_text_breaks_off() {
+    for (answer, status) in [
+        (
+            b"HTTP/1.1 401 No\r\nContent-Length: 50\r\n\r\nwhy".as_slice(),
+            401,
+        ),
+        (b"HTTP/1.1 413 No\r\nContent-Length: 50\r\n\r\nwhy", 413),
+        (
+            b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwhy\r\n",
+            503,
+        ),
+    ] {
+        let (url, server) = serve(vec![answer]);
+        let response = run_one(post(&url), &once()).unwrap();
+        assert_eq!(
+            (response.status, response.body.as_slice()),
+            (status, b"why".as_slice())
+        );
+        server.join().unwrap();
+    }
+}
+
 #[test]
 fn a_silent_server_and_a_deadline_end_the_run() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
