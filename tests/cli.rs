@@ -227,6 +227,79 @@ fn an_offline_start_meets_its_remote_later() {
 }
 
 #[test]
+fn scripts_get_every_column_and_every_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = name(&dir, "a.db");
+    prints(&["init", &a, "--offline"]);
+    let rows = json(&["sql", &a, r#"SELECT 1 AS id, 2 AS id, 3 AS "id:1", 4 AS id"#]);
+    let expected = serde_json::json!([{ "id": 1, "id:2": 2, "id:1": 3, "id:3": 4 }]);
+    assert_eq!(Value::Array(rows), expected);
+    for wrong in [
+        &["--json"][..],
+        &["--json", "pull"],
+        &["pull", &a, "--json", "--timeout", "x"],
+    ] {
+        let (code, message) = fails(wrong);
+        let error: Value = serde_json::from_str(&message).unwrap();
+        assert_eq!((code, &error["error"]["code"]), (2, &serde_json::json!("Misuse")));
+    }
+    assert!(prints(&["--json", "--help"]).contains("Usage"));
+}
+
+#[test]
+fn a_transaction_without_its_end_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = name(&dir, "a.db");
+    prints(&["init", &a, "--offline"]);
+    prints(&["sql", &a, "CREATE TABLE t (x)"]);
+    for begin in ["BEGIN", "SAVEPOINT s"] {
+        let (code, message) = fails(&["sql", &a, &format!("{begin}; INSERT INTO t VALUES (1)")]);
+        assert!(code == 1 && message.contains("COMMIT"), "{message}");
+    }
+    prints(&["sql", &a, "BEGIN; INSERT INTO t VALUES (2); COMMIT"]);
+    let rows = json(&["sql", &a, "SELECT x FROM t"]);
+    assert_eq!(rows, [serde_json::json!({ "x": 2 })]);
+}
+
+#[test]
+fn verify_tells_scripts_of_damage() {
+    let remote = Remote::start(SCHEMA);
+    let dir = tempfile::tempdir().unwrap();
+    let a = name(&dir, "a.db");
+    prints(&["init", &a, "--url", &remote.url]);
+    prints(&["checkpoint", &a]);
+    let root = "SELECT rootpage AS root FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'note'";
+    let root = json(&["sql", &a, root])[0]["root"].as_u64().unwrap() as usize;
+    let mut file = std::fs::read(&a).unwrap();
+    let page = &mut file[(root - 1) * 4096..root * 4096];
+    let at = page.windows(5).position(|bytes| bytes == b"first").unwrap();
+    page[at] = b'F';
+    std::fs::write(&a, file).unwrap();
+    let (code, message) = fails(&["--json", "verify", &a]);
+    let error: Value = serde_json::from_str(&message).unwrap();
+    assert_eq!(
+        (code, &error["error"]["code"]),
+        (1, &serde_json::json!("Corrupt"))
+    );
+    assert!(message.contains("missing from index"), "{message}");
+}
+
+/// Whoever reads the messages may have gone.
+#[cfg(unix)]
+#[test]
+fn an_error_that_nobody_reads_keeps_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_turso-sync"))
+        .args(["status", &name(&dir, "none.db")])
+        .stderr(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
 fn mistakes_are_explained() {
     let dir = tempfile::tempdir().unwrap();
     let a = name(&dir, "a.db");

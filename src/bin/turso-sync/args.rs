@@ -12,7 +12,7 @@ use turso_sync::engine::{ConflictPolicy, ForeignPolicy, Resolution};
 #[derive(Parser)]
 #[command(name = "turso-sync", version, propagate_version = true)]
 pub struct Args {
-    /// Print one JSON object, or one per row, for scripts
+    /// Print one JSON object, or one per row, for scripts; errors on the error stream, too
     #[arg(long, global = true)]
     pub json: bool,
     /// Show no progress
@@ -104,6 +104,9 @@ pub enum Command {
         place: Place,
     },
     /// Run SQL on the replica; changes are captured and travel with the next push
+    ///
+    /// Statements run one after the other until one fails; what ran before stays, unless it is in a transaction. SQL that begins a
+    /// transaction must end it.
     Sql {
         #[command(flatten)]
         place: Place,

@@ -216,6 +216,11 @@ fn run_sql(place: &Place, quiet: bool, sql: &str, output: &Output) -> Result<Exi
         show_rows(&mut statement, output)?;
         rest = rest.get(used..).unwrap_or_default();
     }
+    if !conn.is_autocommit() {
+        return Err(Error::misuse(
+            "the SQL begins a transaction and does not end it: nothing of it was kept; add COMMIT",
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,7 +18,10 @@ use args::Args;
 use output::Output;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => return wrong(&e),
+    };
     let output = Output { json: args.json };
     match commands::run(&args, &output) {
         Ok(code) => code,
@@ -27,6 +30,16 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(&e))
         }
     }
+}
+
+/// Help was asked for, or the arguments are wrong: an error like others for scripts.
+fn wrong(e: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if !json || !e.use_stderr() {
+        e.exit()
+    }
+    Output { json }.error(&Error::misuse(e.to_string().trim()));
+    ExitCode::from(2)
 }
 
 fn exit_code(error: &Error) -> u8 {

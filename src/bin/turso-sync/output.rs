@@ -23,6 +23,7 @@ impl Output {
     /// Rows of a table: with a frame for people, an object per row and line for scripts.
     pub fn rows(&self, names: &[String], rows: Vec<Vec<Value>>) -> Result<()> {
         if self.json {
+            let names = distinct(names);
             return rows.into_iter().try_for_each(|row| {
                 let object: serde_json::Map<String, Value> = names.iter().cloned().zip(row).collect();
                 print(&Value::Object(object).to_string())
@@ -41,11 +42,25 @@ impl Output {
 
     /// Why the command failed, on the error stream.
     pub fn error(&self, e: &Error) {
-        match self.json {
-            true => eprintln!("{}", json!({ "error": describe(e) })),
-            false => eprintln!("turso-sync: {e}"),
-        }
+        let text = match self.json {
+            true => json!({ "error": describe(e) }).to_string(),
+            false => format!("turso-sync: {e}"),
+        };
+        // If nobody reads it, the exit code has to do.
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
+}
+
+/// Names for an object, which has room for one value per name: the second `id` becomes `id:1`, as in SQLite's own shell.
+fn distinct(names: &[String]) -> Vec<String> {
+    let mut distinct = Vec::with_capacity(names.len());
+    for name in names {
+        let others = (1..).map(|number| format!("{name}:{number}"));
+        let mut candidates = std::iter::once(name.clone()).chain(others);
+        let free = |c: &String| !distinct.contains(c) && (c == name || !names.contains(c));
+        distinct.extend(candidates.find(free));
+    }
+    distinct
 }
 
 /// An error in a form that a script can act on.

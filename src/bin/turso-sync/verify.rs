@@ -48,7 +48,7 @@ pub fn run(place: &Place, quiet: bool, output: &Output) -> Result<ExitCode> {
     fresh.run("download", fresh.engine.create_db())?;
     let (here, there) = (open(&place.db)?, open(&copy.db)?);
     let damage = texts(&here, "PRAGMA integrity_check")?;
-    let mut equal = damage == ["ok"];
+    let mut equal = true;
     let mut rows = Vec::new();
     for table in names(&here, place)?.union(&names(&there, place)?) {
         let (local, remote) = (content(&here, table)?, content(&there, table)?);
@@ -62,17 +62,13 @@ pub fn run(place: &Place, quiet: bool, output: &Output) -> Result<ExitCode> {
         ]);
     }
     output.rows(&["table", "here", "remote", "result"].map(String::from), rows)?;
-    if !output.json {
-        if damage != ["ok"] {
-            output.result(
-                &format!("the local file is damaged: {}", damage.join("; ")),
-                &json!(null),
-            )?;
-        }
-        if pending > 0 {
-            let text = format!("{pending} changes are pending: differences are to be expected before a sync");
-            output.result(&text, &json!(null))?;
-        }
+    if !output.json && pending > 0 {
+        let text = format!("{pending} changes are pending: differences are to be expected before a sync");
+        output.result(&text, &json!(null))?;
+    }
+    if damage != ["ok"] {
+        let text = format!("the local file is damaged: {}", damage.join("; "));
+        return Err(Error::corrupt(text));
     }
     Ok(if equal {
         ExitCode::SUCCESS
@@ -144,13 +140,17 @@ fn content(conn: &Connection, table: &str) -> Result<Option<Content>> {
     Ok(Some(content))
 }
 
-/// A directory that goes when this does.
+/// A directory that goes when this does. Nobody else may look into it: a replica may be closed to others, too.
 struct Temporary(std::path::PathBuf);
 
 impl Temporary {
     fn new() -> Result<Temporary> {
         let path = std::env::temp_dir().join(format!("turso-sync-verify-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&path)
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder
+            .create(&path)
             .map_err(|e| Error::io(format_args!("create directory {}", path.display()), &e))?;
         Ok(Temporary(path))
     }
@@ -160,5 +160,19 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // What cannot be removed is in nobody's way.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_copy_of_the_remote_is_closed_to_other_users() {
+        let directory = Temporary::new().unwrap();
+        let mode = std::fs::metadata(&directory.0).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 }
