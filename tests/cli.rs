@@ -284,6 +284,28 @@ fn verify_tells_scripts_of_damage() {
     assert!(message.contains("missing from index"), "{message}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_path_is_a_path_even_if_it_looks_like_a_uri() {
+    let dir = tempfile::tempdir().unwrap();
+    let tool = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_turso-sync"));
+        let output = command.args(args).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    tool(&["init", "file:a.db?mode=memory", "--offline"]);
+    tool(&[
+        "sql",
+        "file:a.db?mode=memory",
+        "CREATE TABLE t (x); INSERT INTO t VALUES (7)",
+    ]);
+    let rows = tool(&["--json", "sql", "file:a.db?mode=memory", "SELECT x FROM t"]);
+    assert_eq!(rows.trim(), r#"{"x":7}"#);
+    assert!(dir.path().join("file:a.db?mode=memory").exists());
+    assert!(!dir.path().join("a.db").exists());
+}
+
 /// Whoever reads the messages may have gone.
 #[cfg(unix)]
 #[test]

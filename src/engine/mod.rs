@@ -156,8 +156,15 @@ impl DatabaseSyncEngine {
     }
 
     /// Like [`new`](Self::new), with time and chance of the caller's making.
-    pub fn with_environment(opts: DatabaseSyncEngineOpts, environment: Box<dyn Environment>) -> Result<Self> {
+    pub fn with_environment(
+        mut opts: DatabaseSyncEngineOpts,
+        environment: Box<dyn Environment>,
+    ) -> Result<Self> {
         opts.validate()?;
+        // A path is a path: this prefix keeps SQLite from reading it as a URI.
+        if opts.path.starts_with("file:") {
+            opts.path.insert_str(0, "./");
+        }
         let ignored = IgnoredTables::new(&opts.tables_ignore)?;
         let main = PathBuf::from(&opts.path);
         let files = Files {
