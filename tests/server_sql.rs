@@ -181,6 +181,38 @@ fn errors_and_results_look_like_sqlites() {
     assert!(matches!(&response.results[0], StreamResult::Ok { .. }));
 }
 
+/// The rows are written when the first of them comes back.
+#[test]
+fn a_statement_whose_result_cannot_be_sent_writes_nothing() {
+    let (_dir, _server, client) = setup();
+    for sql in [
+        "INSERT INTO t (b) VALUES (1), (9e999) RETURNING b",
+        "UPDATE t SET b = CAST(x'ff' AS TEXT) WHERE id = 1 RETURNING *",
+        "DELETE FROM t WHERE id < 3 RETURNING id, -9e999",
+    ] {
+        let before = client.query("SELECT count(*), sum(length(b)) FROM t");
+        assert!(
+            matches!(execute(&client, sql), StreamResult::Error { .. }),
+            "{sql}"
+        );
+        assert_eq!(
+            client.query("SELECT count(*), sum(length(b)) FROM t"),
+            before,
+            "{sql}"
+        );
+    }
+    let StreamResult::Ok {
+        response: StreamResponse::Execute { result },
+    } = execute(&client, "INSERT INTO t (b) VALUES (1), (2) RETURNING b")
+    else {
+        panic!("an insert that returns what can be sent failed")
+    };
+    assert_eq!(result.rows, [[Value::Integer(1)], [Value::Integer(2)]]);
+    assert_eq!(result.affected_row_count, 2);
+    assert_eq!(result.last_insert_rowid.as_deref(), Some("502"));
+    assert_eq!(count(&client), Value::Integer(502));
+}
+
 #[test]
 fn dangerous_statements_are_refused() {
     let (dir, _server, client) = setup();

@@ -355,26 +355,25 @@ impl Session {
             // A short statement can have many columns, and a request many statements.
             let name_len = |col: &Col| col.name.as_ref().map_or(0, String::len);
             self.row_bytes += result.cols.iter().map(|col| 64 + name_len(col)).sum::<usize>();
-            self.fits()?;
+            fits(self.row_bytes, self.terms.rows)?;
         }
-        let width = statement.column_count();
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next()? {
-            if !want_rows {
-                continue;
-            }
-            let mut values = Vec::with_capacity(width);
-            for i in 0..width {
-                let value = value_of(row.get_ref(i)?);
-                if let Some(reason) = unsendable(&value) {
-                    return Err(Error::misuse(reason));
-                }
-                self.row_bytes += 32 + size_of_value(&value);
-                values.push(value);
-            }
-            self.fits()?;
-            result.rows.push(values);
+        // A result may be refused when the rows are written already: then they must go as well.
+        let own = want_rows && !result.cols.is_empty() && !statement.readonly() && self.conn.is_autocommit();
+        if own {
+            self.conn.execute_batch("BEGIN")?;
         }
+        let ran = rows_of(statement, want_rows, &mut self.row_bytes, self.terms.rows);
+        let ended = ran.and_then(|rows| {
+            result.rows = rows;
+            match own {
+                true => Ok(self.conn.execute_batch("COMMIT")?),
+                false => Ok(()),
+            }
+        });
+        if ended.is_err() && own && !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        ended?;
         if self.conn.total_changes() != changes_before {
             result.affected_row_count = self.conn.changes();
             let rowid = self.conn.last_insert_rowid();
@@ -383,22 +382,47 @@ impl Session {
         Ok(result)
     }
 
-    fn fits(&self) -> Result<()> {
-        match self.row_bytes > self.terms.rows {
-            true => Err(Error::misuse(format!(
-                "the result is larger than {} bytes",
-                self.terms.rows
-            ))),
-            false => Ok(()),
-        }
-    }
-
     fn roll_back(&self) {
         let open = !self.terms.keeps_transactions && !self.conn.is_autocommit();
         if open && self.conn.execute_batch("ROLLBACK").is_err() {
             // Cannot happen without statements in progress; if it does, nobody else may get this connection.
             self.tainted.store(true, Ordering::Relaxed);
         }
+    }
+}
+
+/// Runs `statement`; its rows, if somebody wants them. `bytes` counts those of the request, of which `most` are sent.
+fn rows_of(
+    statement: &mut Statement<'_>,
+    want_rows: bool,
+    bytes: &mut usize,
+    most: usize,
+) -> Result<Vec<Vec<Value>>> {
+    let width = statement.column_count();
+    let (mut all, mut rows) = (Vec::new(), statement.raw_query());
+    while let Some(row) = rows.next()? {
+        if !want_rows {
+            continue;
+        }
+        let mut values = Vec::with_capacity(width);
+        for i in 0..width {
+            let value = value_of(row.get_ref(i)?);
+            if let Some(reason) = unsendable(&value) {
+                return Err(Error::misuse(reason));
+            }
+            *bytes += 32 + size_of_value(&value);
+            values.push(value);
+        }
+        fits(*bytes, most)?;
+        all.push(values);
+    }
+    Ok(all)
+}
+
+fn fits(bytes: usize, most: usize) -> Result<()> {
+    match bytes > most {
+        true => Err(Error::misuse(format!("the result is larger than {most} bytes"))),
+        false => Ok(()),
     }
 }
 
