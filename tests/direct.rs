@@ -381,6 +381,20 @@ fn a_push_is_committed_whole_or_refused_with_the_reason() {
 fn no_statement_of_a_push_ends_its_transaction() {
     let remote = Remote::start(SCHEMA);
     let before = remote.tables();
+    // Those who may end their transactions leave such statements prepared.
+    let prepared = br#"{"requests":[
+        {"type":"batch","batch":{"steps":[
+            {"stmt":{"sql":"BEGIN","want_rows":false}}, {"stmt":{"sql":"SAVEPOINT s","want_rows":false}},
+            {"stmt":{"sql":"COMMIT","want_rows":false}}, {"stmt":{"sql":"BEGIN","want_rows":false}},
+            {"stmt":{"sql":"END","want_rows":false}}, {"stmt":{"sql":"BEGIN","want_rows":false}},
+            {"stmt":{"sql":"ROLLBACK","want_rows":false}}]}}]}"#;
+    let pipeline = format!("{}/v2/pipeline", remote.url);
+    let mut answer = agent().post(pipeline).send(&prepared[..]).unwrap();
+    let answer = answer.body_mut().read_to_string().unwrap();
+    assert!(
+        answer.contains(r#""step_errors":[null,null,null,null,null,null,null]"#),
+        "{answer}"
+    );
     for sql in [
         "COMMIT",
         "END",

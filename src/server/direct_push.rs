@@ -83,7 +83,14 @@ fn execute<'c>(
     let place = &mut kept[number];
     let statement = match place {
         Some(statement) => statement,
-        None => place.insert(conn.prepare_cached(step.sql)?),
+        None => {
+            let statement = conn.prepare_cached(step.sql)?;
+            if statement.readonly() {
+                // What ends transactions is refused when it is prepared, but may lie here since a request that may end them.
+                conn.prepare(step.sql)?;
+            }
+            place.insert(statement)
+        }
     };
     step_once(statement, step)
 }
