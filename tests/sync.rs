@@ -864,3 +864,38 @@ fn a_wait_never_makes_a_push_busy() {
     stop.send(()).unwrap();
     assert!(waiter.join().unwrap() > 0);
 }
+
+/// The pages that a pull writes are those of the remote as they are: SQLite must not vacuum them by what the file was before.
+#[test]
+fn a_remote_that_vacuums_by_itself_no_more_is_followed() {
+    const FILL: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 400)
+        INSERT INTO t SELECT i, printf('%.*c', 3000, 'x') || i FROM n";
+    for mode in [
+        "PRAGMA auto_vacuum = INCREMENTAL",
+        "PRAGMA auto_vacuum = NONE; VACUUM",
+    ] {
+        let remote = Remote::start_prepared(FILL, |conn| {
+            conn.execute_batch("PRAGMA auto_vacuum = FULL").unwrap();
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let a = Replica::open(&dir.path().join("a.db"), &remote.url);
+        plain(&remote.path)
+            .execute_batch(&format!("{mode}; DELETE FROM t WHERE id % 3 = 0"))
+            .unwrap();
+        a.sql("UPDATE t SET v = 'here' WHERE id = 1");
+        assert!(a.pull().unwrap(), "{mode}");
+        let free = a.text("SELECT freelist_count FROM pragma_freelist_count");
+        assert!(free.parse::<i64>().unwrap() > 100, "{mode}: {free} free pages");
+        a.push().unwrap();
+        assert_eq!(a.tables(), remote.tables(), "{mode}");
+        // What comes next is a difference to these pages.
+        plain(&remote.path)
+            .execute_batch(
+                "UPDATE t SET v = v || '!' WHERE id % 7 = 1; INSERT INTO t SELECT id + 1000, v FROM t",
+            )
+            .unwrap();
+        assert!(a.pull().unwrap(), "{mode}");
+        assert_eq!(a.tables(), remote.tables(), "{mode}");
+    }
+}

@@ -263,6 +263,9 @@ impl Image {
 /// Page 1 comes last. It changes the schema cookie, and the next statement would make SQLite read the schema again,
 /// from pages that it believes to know. For the same reason the truncation is in one statement with page 1.
 fn inject(writer: &Connection, image: &Image, changes: &Changes) -> Result<u64> {
+    // In full auto-vacuum mode, which the connection knows from the old first page, the commit would move the pages of the new
+    // state into those that are free there. In a file without auto-vacuum this does nothing.
+    writer.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
     let mut candidates = image.candidates(changes)?;
     candidates.remove(1);
     let halfway = candidates.len() / 2;
