@@ -76,19 +76,6 @@ impl Rebase<'_> {
         Ok(())
     }
 
-    fn has_key(&self, table: &Table, values: &[Value]) -> Result<bool> {
-        let sql = format!(
-            "SELECT count(*) > 0 FROM {} WHERE {}",
-            quote(&table.name),
-            key_condition(table)
-        );
-        let args = params_from_iter(table.key_values(values).map(Bound));
-        Ok(self
-            .scratch
-            .prepare_cached(&sql)?
-            .query_row(args, |row| row.get(0))?)
-    }
-
     pub(super) fn run(&self, statements: &[ReplayStatement]) -> Result<()> {
         for statement in statements {
             // What guards look for has been seen to.
@@ -308,13 +295,22 @@ impl Rebase<'_> {
             .query_row([], read)?)
     }
 
+    fn has_key(&self, table: &Table, values: &[Value]) -> Result<bool> {
+        Ok(self.find_key(table, "1", values)?.is_some())
+    }
+
     /// Rowid on the scratch of the row with the key in `values`.
     fn rowid_of(&self, table: &Table, values: &[Value]) -> Result<Option<i64>> {
-        let Some(alias) = table.rowid else {
-            return Ok(None);
-        };
+        match table.rowid {
+            Some(alias) => self.find_key(table, alias, values),
+            None => Ok(None),
+        }
+    }
+
+    /// The number `what` of the row on the scratch with the key in `values`.
+    fn find_key(&self, table: &Table, what: &str, values: &[Value]) -> Result<Option<i64>> {
         let sql = format!(
-            "SELECT {alias} FROM {} WHERE {}",
+            "SELECT {what} FROM {} WHERE {}",
             quote(&table.name),
             key_condition(table)
         );
