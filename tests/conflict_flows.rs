@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use support::colliding::{COLLIDING, Chance};
 use support::*;
 use turso_sync::engine::{
     ConflictPolicy, ConflictState, DbChangesStatus, ForeignPolicy, ProtocolVersion, Resolution,
@@ -19,85 +20,31 @@ use turso_sync::error::{Category, Code, Error};
 use turso_sync::io::Operation;
 
 /// Each transaction adds a row to `kmark`, where a doubled one shows, and two to `mark`, where a torn one does.
-const SCHEMA: &str = "CREATE TABLE k (id INTEGER PRIMARY KEY, u UNIQUE, v);
-    CREATE TABLE l (u UNIQUE, v);
-    CREATE TABLE bag (a, b);
-    CREATE TABLE c (id INTEGER PRIMARY KEY, k REFERENCES k(id) ON DELETE CASCADE, v);
-    CREATE TABLE w (a, b, v, PRIMARY KEY (a, b)) WITHOUT ROWID;
-    CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, what);
-    CREATE TABLE blog (what);
-    CREATE TRIGGER tr AFTER INSERT ON c BEGIN INSERT INTO log(what) VALUES (new.id); INSERT INTO blog VALUES (new.id); END;
-    CREATE TABLE mark (m INTEGER PRIMARY KEY, half);
-    CREATE TABLE kmark (m);";
+const MARKS: &str = "CREATE TABLE mark (m INTEGER PRIMARY KEY, half); CREATE TABLE kmark (m);";
 
 /// Marks of another program's transactions are that much larger.
 const FOREIGN: i64 = 100_000;
 
-/// Xorshift: what it gives depends on the seed only.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-
-    fn row_change(&mut self) -> String {
-        let (id, u, v) = (self.below(6), self.below(8), self.below(100));
-        match self.below(19) {
-            0 | 1 => format!("INSERT OR IGNORE INTO k(id,u,v) VALUES ({id}, {u}, {v})"),
-            2 => format!("UPDATE OR IGNORE k SET u = {u} WHERE id = {id}"),
-            3 => format!("UPDATE k SET v = {v} WHERE id = {id}"),
-            4 => format!("DELETE FROM k WHERE id = {id}"),
-            5 => format!("UPDATE OR IGNORE k SET id = {id} WHERE u = {u}"),
-            6 => format!("INSERT OR IGNORE INTO l VALUES ({u}, {v})"),
-            7 => format!("UPDATE OR IGNORE l SET u = {u}, v = v + 1 WHERE rowid = {id}"),
-            8 => format!("DELETE FROM l WHERE u = {u}"),
-            9 => format!(
-                "INSERT OR IGNORE INTO c(id,k,v) VALUES ({id}, {}, {v})",
-                self.below(6)
-            ),
-            10 => format!("DELETE FROM c WHERE id = {id}"),
-            11 => format!("REPLACE INTO k(id,u,v) VALUES ({id}, {u}, {v})"),
-            12 => format!(
-                "INSERT INTO w VALUES ({id}, {}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v",
-                u % 2
-            ),
-            13 => format!("INSERT INTO bag(a,b) VALUES ({id}, {v})"),
-            14 => format!("UPDATE bag SET b = {v} WHERE a = {id}"),
-            15 => format!("DELETE FROM bag WHERE a = {id}"),
-            16 => format!("UPDATE blog SET what = what + 100 WHERE what = {id}"),
-            17 => format!("DELETE FROM blog WHERE what = {id}"),
-            _ => format!("DELETE FROM w WHERE a = {id}"),
-        }
-    }
-
-    fn schema_change(&mut self) -> String {
-        let n = self.below(3);
-        let t = self.of(&["k", "c", "bag"]);
-        match self.below(14) {
-            0 => format!("CREATE INDEX i{n} ON k(v)"),
-            1 => format!("CREATE INDEX i{n} ON c(v)"),
-            2 => format!("DROP INDEX i{n}"),
-            3 => format!(
-                "CREATE TABLE IF NOT EXISTS t{n} (id INTEGER PRIMARY KEY, x); REPLACE INTO t{n}(id,x) VALUES ({n}, 1)"
-            ),
-            4 => format!("DROP TABLE t{n}"),
-            5 => format!("CREATE VIEW i{n} AS SELECT {} AS x", self.below(2)),
-            6 => format!("DROP VIEW i{n}"),
-            7 => format!("ALTER TABLE {t} ADD COLUMN z{n} DEFAULT {n}"),
-            8 => format!("ALTER TABLE {t} RENAME COLUMN z{n} TO z{}", (n + 1) % 3),
-            9 => format!("ALTER TABLE {t} DROP COLUMN z{n}"),
-            10 => format!("ALTER TABLE t{n} RENAME TO t{}", (n + 1) % 3),
-            11 => format!("UPDATE {t} SET z{n} = {}", self.below(9)),
-            12 => format!("INSERT INTO t{n}(id, x) VALUES ({}, 2)", self.below(9)),
-            _ => format!("UPDATE t{n} SET x = x + 1"),
-        }
+fn schema_change(chance: &mut Chance) -> String {
+    let n = chance.below(3);
+    let t = chance.of(&["k", "c", "bag"]);
+    match chance.below(14) {
+        0 => format!("CREATE INDEX i{n} ON k(v)"),
+        1 => format!("CREATE INDEX i{n} ON c(v)"),
+        2 => format!("DROP INDEX i{n}"),
+        3 => format!(
+            "CREATE TABLE IF NOT EXISTS t{n} (id INTEGER PRIMARY KEY, x); REPLACE INTO t{n}(id,x) VALUES ({n}, 1)"
+        ),
+        4 => format!("DROP TABLE t{n}"),
+        5 => format!("CREATE VIEW i{n} AS SELECT {} AS x", chance.below(2)),
+        6 => format!("DROP VIEW i{n}"),
+        7 => format!("ALTER TABLE {t} ADD COLUMN z{n} DEFAULT {n}"),
+        8 => format!("ALTER TABLE {t} RENAME COLUMN z{n} TO z{}", (n + 1) % 3),
+        9 => format!("ALTER TABLE {t} DROP COLUMN z{n}"),
+        10 => format!("ALTER TABLE t{n} RENAME TO t{}", (n + 1) % 3),
+        11 => format!("UPDATE {t} SET z{n} = {}", chance.below(9)),
+        12 => format!("INSERT INTO t{n}(id, x) VALUES ({}, 2)", chance.below(9)),
+        _ => format!("UPDATE t{n} SET x = x + 1"),
     }
 }
 
@@ -192,7 +139,7 @@ impl World {
         };
         let mut world = World {
             chance: Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            remote: Remote::start(SCHEMA),
+            remote: Remote::start(&format!("{COLLIDING} {MARKS}")),
             devices: (0..3).map(device).collect(),
             alive: BTreeSet::new(),
             step: 0,
@@ -344,7 +291,7 @@ impl World {
         let mut changes: Vec<String> = Vec::new();
         for _ in 0..=self.chance.below(4) {
             changes.push(match self.chance.below(5) {
-                0 => self.chance.schema_change(),
+                0 => schema_change(&mut self.chance),
                 _ => self.chance.row_change(),
             });
         }

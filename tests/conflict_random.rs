@@ -4,69 +4,33 @@
 
 mod support;
 
+use support::colliding::{COLLIDING, Chance};
 use support::*;
 use turso_sync::engine::{ConflictPolicy, Resolution};
 use turso_sync::error::Category;
 
-const SCHEMA: &str = "CREATE TABLE k (id INTEGER PRIMARY KEY, u UNIQUE, v);
-    CREATE TABLE l (u UNIQUE, v);
-    CREATE TABLE c (id INTEGER PRIMARY KEY, k REFERENCES k(id), v);
-    CREATE TABLE w (a, b, v, PRIMARY KEY (a, b)) WITHOUT ROWID;
-    CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, what);
-    CREATE TRIGGER tr AFTER INSERT ON c BEGIN INSERT INTO log(what) VALUES (new.id); END;
-    CREATE TABLE mark (id INTEGER PRIMARY KEY, transact, half);";
+const MARKS: &str = "CREATE TABLE mark (id INTEGER PRIMARY KEY, transact, half);";
 
-/// Xorshift: what it gives depends on the seed only.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    fn row_change(&mut self) -> String {
-        let (id, u, v) = (self.below(6), self.below(8), self.below(100));
-        match self.below(14) {
-            0 | 1 => format!("INSERT OR IGNORE INTO k VALUES ({id}, {u}, {v})"),
-            2 => format!("UPDATE OR IGNORE k SET u = {u} WHERE id = {id}"),
-            3 => format!("UPDATE k SET v = {v} WHERE id = {id}"),
-            4 => format!("DELETE FROM k WHERE id = {id}"),
-            5 => format!("UPDATE OR IGNORE k SET id = {id} WHERE u = {u}"),
-            6 => format!("INSERT OR IGNORE INTO l VALUES ({u}, {v})"),
-            7 => format!("UPDATE OR IGNORE l SET u = {u}, v = v + 1 WHERE rowid = {id}"),
-            8 => format!("DELETE FROM l WHERE u = {u}"),
-            9 => format!("INSERT OR IGNORE INTO c VALUES ({id}, {}, {v})", self.below(6)),
-            10 => format!("DELETE FROM c WHERE id = {id}"),
-            11 => format!("REPLACE INTO k VALUES ({id}, {u}, {v})"),
-            12 => format!(
-                "INSERT INTO w VALUES ({id}, {}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v",
-                u % 2
-            ),
-            _ => format!("DELETE FROM w WHERE a = {id}"),
-        }
-    }
-
-    fn schema_change(&mut self) -> String {
-        let n = self.below(3);
-        match self.below(6) {
-            0 => format!("CREATE INDEX IF NOT EXISTS i{n} ON k(v)"),
-            1 => format!("CREATE INDEX IF NOT EXISTS i{n} ON c(v)"),
-            2 => format!("DROP INDEX IF EXISTS i{n}"),
-            3 => format!(
-                "CREATE TABLE IF NOT EXISTS t{n} (id INTEGER PRIMARY KEY, x); REPLACE INTO t{n} VALUES ({n}, 1)"
-            ),
-            4 => format!("DROP TABLE IF EXISTS t{n}"),
-            _ => format!("CREATE VIEW IF NOT EXISTS i{n} AS SELECT {} AS x", self.below(2)),
-        }
+fn schema_change(chance: &mut Chance) -> String {
+    let n = chance.below(3);
+    match chance.below(6) {
+        0 => format!("CREATE INDEX IF NOT EXISTS i{n} ON k(v)"),
+        1 => format!("CREATE INDEX IF NOT EXISTS i{n} ON c(v)"),
+        2 => format!("DROP INDEX IF EXISTS i{n}"),
+        3 => format!(
+            "CREATE TABLE IF NOT EXISTS t{n} (id INTEGER PRIMARY KEY, x); REPLACE INTO t{n} VALUES ({n}, 1)"
+        ),
+        4 => format!("DROP TABLE IF EXISTS t{n}"),
+        _ => format!(
+            "CREATE VIEW IF NOT EXISTS i{n} AS SELECT {} AS x",
+            chance.below(2)
+        ),
     }
 }
 
 fn once(seed: u64) {
     let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let remote = Remote::start(SCHEMA);
+    let remote = Remote::start(&format!("{COLLIDING} {MARKS}"));
     let dir = tempfile::tempdir().unwrap();
     let policies = [
         ConflictPolicy::Stop,
@@ -91,7 +55,7 @@ fn once(seed: u64) {
                 };
                 let changes: Vec<String> = (0..=chance.below(4))
                     .map(|_| match chance.below(8) {
-                        0 => chance.schema_change(),
+                        0 => schema_change(&mut chance),
                         _ => chance.row_change(),
                     })
                     .collect();

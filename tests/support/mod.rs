@@ -1,6 +1,8 @@
 //! What the integration tests share: a real server, replicas, a host whose network can be made to misbehave.
 #![allow(dead_code)]
 
+pub mod colliding;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
